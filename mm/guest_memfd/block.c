@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * block: where the folios of a guest_memfd come from and where they go.
+ *
+ * Today each page is allocated by itself.  Knows the page cache and the NUMA
+ * policy; must never know whether a page is shared or private.
+ */
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+
+#include "internal.h"
+
+/**
+ * gmem_block_order() - the largest order that the backing memory comes in
+ * @gi: the inode
+ *
+ * Return: the order; fixed for the life of the inode.
+ */
+unsigned int gmem_block_order(const struct gmem_inode *gi)
+{
+	return 0;
+}
+
+/**
+ * gmem_block_get_folio() - find the folio at an offset, or allocate it
+ * @gi: the inode
+ * @index: the offset, in pages; inside the file
+ *
+ * A new folio is not zeroed and not marked up to date: hypervisors that load
+ * a guest's first memory through their firmware fill it themselves.
+ *
+ * Context: invalidate_lock held, at least shared; may sleep.
+ * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM).
+ */
+struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	struct mempolicy *policy;
+	struct folio *folio;
+
+	gmem_assert_locked(gi);
+
+	/* The common case needs no look at the policy. */
+	folio = filemap_lock_folio(mapping, index);
+	if (!IS_ERR(folio))
+		return folio;
+
+	policy = mpol_shared_policy_lookup(&gi->policy, index);
+	folio = __filemap_get_folio_mpol(mapping, index, FGP_LOCK | FGP_CREAT,
+					 mapping_gfp_mask(mapping), policy);
+	mpol_cond_put(policy);
+
+	if (IS_ERR(folio))
+		return folio;
+
+	VM_WARN_ON_ONCE(folio_test_large(folio));
+	/*
+	 * There is no other copy.  A clean folio without users would be
+	 * evicted by soft offlining, behind the back of every view.
+	 */
+	folio_mark_dirty(folio);
+	return folio;
+}
+
+/**
+ * gmem_block_remove() - free the folios of a range
+ * @gi: the inode
+ * @start: first page, by offset
+ * @end: one past the last page
+ *
+ * Context: invalidate_lock held for write, views have let go; may sleep.
+ */
+void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+
+	gmem_assert_locked_write(gi);
+
+	unmap_mapping_pages(mapping, start, end - start, false);
+	truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
+				   ((loff_t)end << PAGE_SHIFT) - 1);
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * convert: the one protocol that changes who may see a page.
+ *
+ * Brings state, exposure, page cache and views together, one aligned GiB at a
+ * time: each such chunk changes as a whole or not at all.  Nothing is frozen
+ * and nothing is allocated between the first step that another CPU can see
+ * and the commit, so a conversion can always be undone until it is done.
+ */
+#include <linux/delay.h>
+#include <linux/export.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/folio_batch.h>
+#include <linux/sched/signal.h>
+#include <linux/swap.h>
+
+#include "../internal.h"
+#include "internal.h"
+
+/*
+ * How often a folio with one reference too many is looked at again.  Those
+ * that are nobody's in particular go away by themselves: speculative ones of
+ * a lockless walk, a freed page in another CPU's TLB batch.  The sleeps double
+ * from GMEM_RETRY_USECS, 10 ms in all.
+ */
+#define GMEM_RETRIES		10
+#define GMEM_RETRY_USECS	40
+
+/**
+ * struct gmem_convert - the conversion of one chunk
+ * @gi: the inode
+ * @change: what the views are told
+ * @update: the new state, paid for
+ * @private: what the pages become
+ * @drained: the per-CPU LRU batches of all CPUs were drained already
+ * @error_index: the page that stopped it
+ */
+struct gmem_convert {
+	struct gmem_inode *gi;
+	struct guest_memfd_change change;
+	struct gmem_state_update update;
+	bool private;
+	bool drained;
+	pgoff_t error_index;
+};
+
+/*
+ * Does anybody have the folio but the page cache and the caller?  It is locked
+ * and not mapped.
+ */
+static bool gmem_folio_held(const struct folio *folio)
+{
+	/*
+	 * Pairs with the re-read of the page table entry in GUP-fast: it takes
+	 * its reference first and then looks again, here the entry went first.
+	 * Either it finds the entry gone and lets go, or the reference is seen.
+	 */
+	smp_mb();
+	return folio_ref_count(folio) != folio_nr_pages(folio) + 1;
+}
+
+/* Let the per-CPU batches of the LRU and of mlock give up their references. */
+static void gmem_drain(struct gmem_convert *cv, unsigned int attempt)
+{
+	if (!attempt) {
+		lru_add_drain();
+	} else if (!cv->drained) {
+		lru_add_drain_all();
+		cv->drained = true;
+	}
+}
+
+/* See GMEM_RETRIES for why this may be worth more than one look. */
+static int gmem_wait_unheld(struct gmem_convert *cv, const struct folio *folio)
+{
+	unsigned int attempt;
+
+	for (attempt = 0; attempt < GMEM_RETRIES; attempt++) {
+		if (!gmem_folio_held(folio))
+			return 0;
+		gmem_drain(cv, attempt);
+		if (attempt > 1)
+			fsleep(GMEM_RETRY_USECS << (attempt - 2));
+	}
+
+	return gmem_folio_held(folio) ? -EAGAIN : 0;
+}
+
+/*
+ * A fault that found the page shared has set up its page table entry under
+ * the folio lock, perhaps after the range was unmapped: unmap again.  No later
+ * one can, it needs invalidate_lock.
+ */
+static int gmem_check_folio(struct gmem_convert *cv, struct folio *folio)
+{
+	int err;
+
+	folio_lock(folio);
+	if (folio_mapped(folio))
+		unmap_mapping_folio(folio);
+
+	if (folio_test_hwpoison(folio))
+		err = -EHWPOISON;
+	else
+		err = gmem_wait_unheld(cv, folio);
+
+	if (err)
+		cv->error_index = folio->index;
+	folio_unlock(folio);
+	return err;
+}
+
+/* Check what of [start, end) is in the page cache; all of it is exposed. */
+static int gmem_check_range(struct gmem_convert *cv, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = cv->gi->vfs_inode.i_mapping;
+	struct folio_batch fbatch;
+	unsigned int i;
+	int err = 0;
+
+	folio_batch_init(&fbatch);
+	while (!err && filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
+		for (i = 0; !err && i < folio_batch_count(&fbatch); i++)
+			err = gmem_check_folio(cv, fbatch.folios[i]);
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	return err;
+}
+
+/* Take the shared pages of a run away from user space. */
+static int gmem_check_run(struct gmem_convert *cv, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = cv->gi->vfs_inode.i_mapping;
+	pgoff_t first = start, last = end;
+	int err;
+
+	while (first < end && gmem_exposed_run(cv->gi, &first, &last)) {
+		unmap_mapping_pages(mapping, first, last - first, false);
+		err = gmem_check_range(cv, first, last);
+		if (err)
+			return err;
+		first = last;
+		last = end;
+	}
+
+	return 0;
+}
+
+/* Only pages that change are looked at: the others are nobody's business. */
+static int gmem_check(struct gmem_convert *cv)
+{
+	pgoff_t index = cv->change.start;
+	pgoff_t end = cv->change.end;
+	pgoff_t next;
+	bool private;
+	int err;
+
+	for (; index < end; index = next) {
+		next = gmem_state_run_end(&cv->gi->state, index, end, &private);
+		if (private)
+			continue;
+		err = gmem_check_run(cv, index, next);
+		if (err)
+			return err;
+	}
+
+	return 0;
+}
+
+static void gmem_commit(struct gmem_convert *cv)
+{
+	gmem_state_commit(&cv->update);
+	if (cv->private)
+		gmem_unexpose_private(cv->gi, cv->change.start, cv->change.end);
+}
+
+/* The protocol, DOC: guest_memfd core.  invalidate_lock is held for write. */
+static int gmem_convert_locked(struct gmem_convert *cv)
+{
+	const struct guest_memfd_change *change = &cv->change;
+	int err;
+
+	gmem_assert_locked_write(cv->gi);
+
+	err = gmem_state_prepare(&cv->gi->state, &cv->update, change->start,
+				 change->end, cv->private);
+	if (err)
+		return err;
+
+	err = gmem_views_prepare(change);
+	if (err)
+		goto err_state;
+
+	gmem_views_begin(change);
+
+	if (cv->private) {
+		err = gmem_check(cv);
+		if (err)
+			goto err_end;
+	}
+
+	err = gmem_views_transfer(change);
+	if (err)
+		goto err_end;
+
+	gmem_commit(cv);
+	gmem_views_refresh(change);
+	gmem_views_end(change);
+	return 0;
+
+err_end:
+	gmem_views_end(change);
+	gmem_views_abort(change);
+err_state:
+	gmem_state_abort(&cv->update);
+	return err;
+}
+
+/* Leave out what has the wanted state already, at the front at least. */
+static bool gmem_skip_done(struct gmem_convert *cv)
+{
+	struct guest_memfd_change *change = &cv->change;
+	bool private;
+	pgoff_t next;
+
+	next = gmem_state_run_end(&cv->gi->state, change->start, change->end,
+				  &private);
+	if (private == cv->private)
+		change->start = next;
+
+	return change->start == change->end;
+}
+
+static int gmem_convert_chunk(struct gmem_convert *cv)
+{
+	struct address_space *mapping = cv->gi->vfs_inode.i_mapping;
+	int err = 0;
+
+	filemap_invalidate_lock(mapping);
+	if (!gmem_skip_done(cv))
+		err = gmem_convert_locked(cv);
+	filemap_invalidate_unlock(mapping);
+
+	return err;
+}
+
+/**
+ * guest_memfd_convert() - change who may see a range of pages
+ * @inode: the guest_memfd
+ * @start: first page, by offset
+ * @end: one past the last page
+ * @type: %GUEST_MEMFD_TO_SHARED or %GUEST_MEMFD_TO_PRIVATE
+ * @initiator: the view that asks for it, NULL if user space does
+ * @error_index: on error, the page that stopped it if it is known, else the
+ *	first page of the first chunk that was not converted
+ *
+ * The range is converted one aligned GiB (chunk) at a time.  On an error the
+ * chunks before that of @error_index are converted, that one and all later
+ * ones are as they were.  What a page holds does not change.  Pages that have
+ * the wanted state already, or do not exist yet, are fine.
+ *
+ * Context: process context, may sleep; takes invalidate_lock, so no folio lock
+ * and nothing that a view takes in its callbacks may be held.
+ * Return: 0, or
+ *
+ * * -EINVAL: empty, past the end of the file, or not a conversion
+ * * -EOPNOTSUPP: the inode does not track its state
+ * * -ENOMEM: no memory for the new state
+ * * -EAGAIN: to private: somebody still holds the page at @error_index
+ * * -EHWPOISON: to private: the page at @error_index is broken
+ * * -EINTR: a signal is pending; only after at least one chunk was converted
+ * * what a view gives to refuse
+ */
+int guest_memfd_convert(struct inode *inode, pgoff_t start, pgoff_t end,
+			enum guest_memfd_change_type type,
+			struct guest_memfd_view *initiator,
+			pgoff_t *error_index)
+{
+	struct gmem_inode *gi = gmem_i(inode);
+	pgoff_t index, next;
+	int err;
+
+	*error_index = start;
+
+	if (type != GUEST_MEMFD_TO_SHARED && type != GUEST_MEMFD_TO_PRIVATE)
+		return -EINVAL;
+	if (start >= end || end > gmem_nr_pages(gi))
+		return -EINVAL;
+	if (!(gi->flags & GUEST_MEMFD_TRACK_STATE))
+		return -EOPNOTSUPP;
+
+	for (index = start; index < end; index = next) {
+		struct gmem_convert cv = {
+			.gi = gi,
+			.private = type == GUEST_MEMFD_TO_PRIVATE,
+			.error_index = index,
+			.change = {
+				.inode = inode,
+				.start = index,
+				.type = type,
+				.initiator = initiator,
+			},
+		};
+
+		next = min(end, round_down(index, GMEM_CHUNK_PAGES) +
+				GMEM_CHUNK_PAGES);
+		cv.change.end = next;
+
+		if (index != start && signal_pending(current))
+			err = -EINTR;
+		else
+			err = gmem_convert_chunk(&cv);
+
+		if (err) {
+			*error_index = cv.error_index;
+			return err;
+		}
+		cond_resched();
+	}
+
+	return 0;
+}
+EXPORT_SYMBOL_GPL(guest_memfd_convert);

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * fault: what user space gets to see through mmap().
+ *
+ * Asks `state` who may see a page, takes it from `block` and tells `exposure`
+ * before it is mapped.  Everything happens under invalidate_lock held shared,
+ * so that none of the three changes meanwhile.
+ */
+#include <linux/export.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+
+#include "internal.h"
+
+/*
+ * invalidate_lock is held until the folio is locked: whoever makes the page
+ * private afterwards waits for the folio lock, finds it mapped and unmaps it.
+ */
+static vm_fault_t gmem_fault_locked(struct gmem_inode *gi, struct vm_fault *vmf)
+{
+	struct folio *folio;
+
+	if (gmem_state_is_private(&gi->state, vmf->pgoff))
+		return VM_FAULT_SIGBUS;
+
+	folio = gmem_block_get_folio(gi, vmf->pgoff);
+	if (IS_ERR(folio))
+		return vmf_error(PTR_ERR(folio));
+
+	guest_memfd_zero_folio(folio);
+	gmem_expose(gi, vmf->pgoff, vmf->pgoff + 1);
+
+	vmf->page = folio_file_page(folio, vmf->pgoff);
+	return VM_FAULT_LOCKED;
+}
+
+static vm_fault_t gmem_fault(struct vm_fault *vmf)
+{
+	struct inode *inode = file_inode(vmf->vma->vm_file);
+	struct gmem_inode *gi = gmem_i(inode);
+	vm_fault_t ret;
+
+	if (vmf->pgoff >= gmem_nr_pages(gi))
+		return VM_FAULT_SIGBUS;
+
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	ret = gmem_fault_locked(gi, vmf);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+
+	return ret;
+}
+
+/* The start of the run that @index is in, looking back no further than @from. */
+static pgoff_t gmem_run_start(struct gmem_inode *gi, pgoff_t from,
+			      pgoff_t index)
+{
+	pgoff_t start, next = from;
+	bool private;
+
+	do {
+		start = next;
+		next = gmem_state_run_end(&gi->state, start, index + 1,
+					  &private);
+	} while (next <= index);
+
+	return start;
+}
+
+/*
+ * Fault-around.  filemap_map_pages() maps whatever is in the page cache, so
+ * the range is cut down to the shared run around the fault, and the run is
+ * held still until the entries are set.  Called under RCU, so no waiting: a
+ * conversion under way is answered by gmem_fault().
+ */
+static vm_fault_t gmem_map_pages(struct vm_fault *vmf, pgoff_t start,
+				 pgoff_t last)
+{
+	struct inode *inode = file_inode(vmf->vma->vm_file);
+	struct gmem_inode *gi = gmem_i(inode);
+	pgoff_t end = min(last + 1, gmem_nr_pages(gi));
+	vm_fault_t ret = 0;
+	bool private;
+
+	if (vmf->pgoff >= end)
+		return 0;
+	if (!filemap_invalidate_trylock_shared(inode->i_mapping))
+		return 0;
+
+	end = gmem_state_run_end(&gi->state, vmf->pgoff, end, &private);
+	if (!private) {
+		start = gmem_run_start(gi, start, vmf->pgoff);
+		gmem_expose(gi, start, end);
+		ret = filemap_map_pages(vmf, start, end - 1);
+	}
+
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return ret;
+}
+
+#ifdef CONFIG_NUMA
+static int gmem_set_policy(struct vm_area_struct *vma, struct mempolicy *mpol)
+{
+	struct gmem_inode *gi = gmem_i(file_inode(vma->vm_file));
+
+	return mpol_set_shared_policy(&gi->policy, vma, mpol);
+}
+
+/* NULL, not the task's policy, says that mbind() has set none here. */
+static struct mempolicy *gmem_get_policy(struct vm_area_struct *vma,
+					 unsigned long addr, pgoff_t *ilx)
+{
+	struct inode *inode = file_inode(vma->vm_file);
+
+	*ilx = inode->i_ino;
+	return mpol_shared_policy_lookup(&gmem_i(inode)->policy,
+					 linear_page_index(vma, addr));
+}
+#endif
+
+static const struct vm_operations_struct gmem_vm_ops = {
+	.fault		= gmem_fault,
+	.map_pages	= gmem_map_pages,
+#ifdef CONFIG_NUMA
+	.set_policy	= gmem_set_policy,
+	.get_policy	= gmem_get_policy,
+#endif
+};
+
+/**
+ * guest_memfd_mmap() - the ->mmap of a guest_memfd
+ * @file: the file
+ * @vma: where it is to be mapped
+ *
+ * Every part of the file can be mapped, whatever its state: a touch of a
+ * private page is SIGBUS, of a shared one a fault like any other.
+ *
+ * Context: mmap_lock held for write.
+ * Return: 0, -ENODEV if the file was created without %GUEST_MEMFD_MMAP, or
+ * -EINVAL for a private mapping.
+ */
+int guest_memfd_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	if (!(gmem_i(file_inode(file))->flags & GUEST_MEMFD_MMAP))
+		return -ENODEV;
+
+	if ((vma->vm_flags & (VM_SHARED | VM_MAYSHARE)) !=
+	    (VM_SHARED | VM_MAYSHARE))
+		return -EINVAL;
+
+	vma->vm_ops = &gmem_vm_ops;
+	return 0;
+}
+EXPORT_SYMBOL_GPL(guest_memfd_mmap);

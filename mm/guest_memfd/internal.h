@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the rooms of the guest_memfd core know of each other.
+ *
+ *	inode	 the file and its life, fallocate, fdinfo, what users may ask
+ *	fault	 what user space gets to see through mmap()
+ *	convert	 the one protocol that changes who may see a page
+ *	view	 who is told, in what order
+ *	state	 shared or private, for every page (state.h)
+ *	exposure which units may be in user page tables
+ *	block	 where the folios come from
+ *	poison	 telling views of broken pages
+ *
+ * state knows nothing of folios, block nothing of state.
+ */
+#ifndef _MM_GUEST_MEMFD_INTERNAL_H
+#define _MM_GUEST_MEMFD_INTERNAL_H
+
+#include <linux/fs.h>
+#include <linux/guest_memfd.h>
+#include <linux/mempolicy.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+
+#include "state.h"
+
+/**
+ * struct gmem_poison - the range that views have yet to be told about
+ * @lock: protects @start and @end; taken under folio locks, a leaf
+ * @start: first page, by offset
+ * @end: one past the last page; no poison is pending if it is not above @start
+ * @work: tells them; holds a reference on the inode while it is queued
+ */
+struct gmem_poison {
+	spinlock_t lock;	/* start, end */
+	pgoff_t start;
+	pgoff_t end;
+	struct work_struct work;
+};
+
+/**
+ * struct gmem_inode - a guest_memfd
+ * @vfs_inode: the inode; its mapping's invalidate_lock is the core's big lock
+ * @flags: GUEST_MEMFD_*, fixed at creation
+ * @owner: module whose code the mapping's operations are, or NULL; pinned for
+ *	the life of the inode, which may be longer than that of the file
+ * @policy: NUMA policy of the file, has a lock of its own
+ * @views: who is told, protected by invalidate_lock
+ * @state: shared or private; written under invalidate_lock held for write,
+ *	read under it, or without a lock as state.h allows
+ * @exposed: one bit for each unit that may be in user page tables; set with
+ *	invalidate_lock held shared, cleared with it held for write; NULL if
+ *	the file cannot be mapped
+ * @poison: broken pages found, not yet told
+ */
+struct gmem_inode {
+	struct inode vfs_inode;
+	unsigned int flags;
+	struct module *owner;
+	struct shared_policy policy;
+	struct list_head views;
+	struct gmem_state state;
+	unsigned long *exposed;
+	struct gmem_poison poison;
+};
+
+static inline struct gmem_inode *gmem_i(const struct inode *inode)
+{
+	return container_of(inode, struct gmem_inode, vfs_inode);
+}
+
+static inline pgoff_t gmem_nr_pages(const struct gmem_inode *gi)
+{
+	return i_size_read(&gi->vfs_inode) >> PAGE_SHIFT;
+}
+
+static inline void gmem_assert_locked(const struct gmem_inode *gi)
+{
+	lockdep_assert_held(&gi->vfs_inode.i_mapping->invalidate_lock);
+}
+
+static inline void gmem_assert_locked_write(const struct gmem_inode *gi)
+{
+	lockdep_assert_held_write(&gi->vfs_inode.i_mapping->invalidate_lock);
+}
+
+/* view.c */
+int gmem_views_prepare(const struct guest_memfd_change *change);
+void gmem_views_abort(const struct guest_memfd_change *change);
+void gmem_views_begin(const struct guest_memfd_change *change);
+int gmem_views_transfer(const struct guest_memfd_change *change);
+void gmem_views_refresh(const struct guest_memfd_change *change);
+void gmem_views_end(const struct guest_memfd_change *change);
+
+/* exposure.c */
+int gmem_exposure_init(struct gmem_inode *gi, loff_t size);
+void gmem_exposure_destroy(struct gmem_inode *gi);
+void gmem_expose(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
+void gmem_unexpose_private(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
+bool gmem_exposed_run(struct gmem_inode *gi, pgoff_t *start, pgoff_t *end);
+
+/* block.c */
+struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index);
+unsigned int gmem_block_order(const struct gmem_inode *gi);
+void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
+
+/* poison.c */
+void gmem_poison_init(struct gmem_poison *poison);
+void gmem_poison_report(struct gmem_inode *gi, const struct folio *folio);
+
+#endif /* _MM_GUEST_MEMFD_INTERNAL_H */

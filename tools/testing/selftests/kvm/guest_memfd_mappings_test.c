@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Who gets to see a page of a guest_memfd through mmap(): every mapping of
+ * every process, by a touch, by something that maps without a touch, or by the
+ * kernel on behalf of user space.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "guest_memfd_util.h"
+#include "kvm_syscalls.h"
+#include "kvm_test_harness.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+#define PAGES_PER_2M	(SZ_2M / GMEM_PAGE_SIZE)
+#define FILE_PAGES	(2 * PAGES_PER_2M)
+
+/*
+ * Another process that says what it sees in a mapping.
+ */
+struct viewer {
+	pid_t pid;
+	int ask[2];
+	int answer[2];
+};
+
+static void viewer_serve(struct viewer *viewer, const u8 *mem)
+{
+	u64 page;
+	int seen;
+
+	close(viewer->ask[1]);
+	while (read(viewer->ask[0], &page, sizeof(page)) == sizeof(page)) {
+		seen = gmem_peek(mem + page * GMEM_PAGE_SIZE);
+		if (write(viewer->answer[1], &seen, sizeof(seen)) < 0)
+			break;
+	}
+	_exit(0);
+}
+
+/* @mem is a mapping to inherit; without it the child makes its own of @fd. */
+static void viewer_start(struct viewer *viewer, const u8 *mem, int fd)
+{
+	TEST_ASSERT(!pipe(viewer->ask) && !pipe(viewer->answer), "pipe() failed");
+
+	viewer->pid = fork();
+	TEST_ASSERT(viewer->pid >= 0, "fork() failed");
+	if (!viewer->pid)
+		viewer_serve(viewer, mem ?: gmem_map_pages(fd, FILE_PAGES));
+
+	close(viewer->ask[0]);
+	close(viewer->answer[1]);
+}
+
+static int viewer_peek(struct viewer *viewer, u64 page)
+{
+	int seen;
+
+	TEST_ASSERT(write(viewer->ask[1], &page, sizeof(page)) == sizeof(page) &&
+		    read(viewer->answer[0], &seen, sizeof(seen)) == sizeof(seen),
+		    "The other process is gone");
+	return seen;
+}
+
+static void viewer_stop(struct viewer *viewer)
+{
+	close(viewer->ask[1]);
+	waitpid(viewer->pid, NULL, 0);
+	close(viewer->answer[0]);
+}
+
+/*
+ * A file that is all shared, with nothing allocated, and a mapping of it.
+ */
+FIXTURE(mapping) {
+	struct kvm_vm *vm;
+	int fd;
+	u8 *mem;
+};
+
+FIXTURE_SETUP(mapping)
+{
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		SKIP(return, "no VM type with private memory");
+
+	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	self->fd = vm_create_guest_memfd(self->vm, FILE_PAGES * GMEM_PAGE_SIZE,
+					 GUEST_MEMFD_FLAG_MMAP |
+					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->mem = gmem_map_pages(self->fd, FILE_PAGES);
+}
+
+FIXTURE_TEARDOWN(mapping)
+{
+	kvm_munmap(self->mem, FILE_PAGES * GMEM_PAGE_SIZE);
+	close(self->fd);
+	kvm_vm_free(self->vm);
+}
+
+#define page(n)			(self->mem + (n) * GMEM_PAGE_SIZE)
+
+#define EXPECT_SHARED(n)	EXPECT_NE(GMEM_SIGBUS, gmem_peek(page(n)))
+#define EXPECT_PRIVATE(n)	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(n)))
+
+/*
+ * Several mappings
+ */
+
+TEST_F(mapping, all_of_a_process_are_unmapped)
+{
+	const u64 nr = 8, first = PAGES_PER_2M;
+	u8 *again = gmem_map_pages(self->fd, FILE_PAGES);
+	u8 *part = __kvm_mmap(nr * GMEM_PAGE_SIZE, PROT_READ, MAP_SHARED,
+			      self->fd, first * GMEM_PAGE_SIZE);
+
+	gmem_poke(page(first + 1), 0x55);
+	EXPECT_EQ(0x55, gmem_peek(again + (first + 1) * GMEM_PAGE_SIZE));
+	EXPECT_EQ(0x55, gmem_peek(part + GMEM_PAGE_SIZE));
+
+	gmem_pages_to_private(self->fd, first + 1, 1);
+	EXPECT_PRIVATE(first + 1);
+	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(again + (first + 1) * GMEM_PAGE_SIZE));
+	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(part + GMEM_PAGE_SIZE));
+	EXPECT_NE(GMEM_SIGBUS, gmem_peek(part));
+	EXPECT_NE(GMEM_SIGBUS, gmem_peek(part + 2 * GMEM_PAGE_SIZE));
+
+	gmem_pages_to_shared(self->fd, first + 1, 1);
+	EXPECT_EQ(0x55, gmem_peek(again + (first + 1) * GMEM_PAGE_SIZE));
+	EXPECT_EQ(0x55, gmem_peek(part + GMEM_PAGE_SIZE));
+
+	kvm_munmap(part, nr * GMEM_PAGE_SIZE);
+	kvm_munmap(again, FILE_PAGES * GMEM_PAGE_SIZE);
+}
+
+TEST_F(mapping, one_made_while_private_works_once_shared)
+{
+	u8 *late;
+
+	gmem_poke(page(5), 0x55);
+	gmem_pages_to_private(self->fd, 5, 1);
+	late = gmem_map_pages(self->fd, FILE_PAGES);
+	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(late + 5 * GMEM_PAGE_SIZE));
+
+	gmem_pages_to_shared(self->fd, 5, 1);
+	EXPECT_EQ(0x55, gmem_peek(late + 5 * GMEM_PAGE_SIZE));
+
+	kvm_munmap(late, FILE_PAGES * GMEM_PAGE_SIZE);
+}
+
+TEST_F(mapping, fork_inherits_what_the_file_allows)
+{
+	struct viewer child;
+
+	gmem_poke(page(4), 0x44);
+	gmem_poke(page(5), 0x55);
+	gmem_pages_to_private(self->fd, 5, 1);
+	viewer_start(&child, self->mem, self->fd);
+
+	EXPECT_EQ(0x44, viewer_peek(&child, 4));
+	EXPECT_EQ(GMEM_SIGBUS, viewer_peek(&child, 5));
+
+	viewer_stop(&child);
+}
+
+TEST_F(mapping, page_mapped_in_a_child_is_unmapped)
+{
+	struct viewer child;
+
+	gmem_poke(page(4), 0x44);
+	gmem_poke(page(5), 0x55);
+	viewer_start(&child, self->mem, self->fd);
+	EXPECT_EQ(0x44, viewer_peek(&child, 4));
+	EXPECT_EQ(0x55, viewer_peek(&child, 5));
+
+	gmem_pages_to_private(self->fd, 5, 1);
+	EXPECT_EQ(0x44, viewer_peek(&child, 4));
+	EXPECT_EQ(GMEM_SIGBUS, viewer_peek(&child, 5));
+
+	gmem_pages_to_shared(self->fd, 5, 1);
+	EXPECT_EQ(0x55, viewer_peek(&child, 5));
+
+	viewer_stop(&child);
+}
+
+TEST_F(mapping, of_a_second_process_is_unmapped)
+{
+	struct viewer other;
+
+	gmem_poke(page(5), 0x55);
+	viewer_start(&other, NULL, self->fd);
+	EXPECT_EQ(0x55, viewer_peek(&other, 5));
+
+	gmem_pages_to_private(self->fd, 5, 1);
+	EXPECT_EQ(GMEM_SIGBUS, viewer_peek(&other, 5));
+
+	viewer_stop(&other);
+}
+
+TEST_F(mapping, outlives_the_file_descriptor_with_its_states)
+{
+	gmem_poke(page(4), 0x44);
+	gmem_pages_to_private(self->fd, 5, 1);
+	close(self->fd);
+
+	EXPECT_EQ(0x44, gmem_peek(page(4)));
+	EXPECT_PRIVATE(5);
+}
+
+/*
+ * What is mapped without a touch
+ */
+
+TEST_F(mapping, mlocked_page_can_be_converted)
+{
+	ASSERT_EQ(0, mlock(page(4), 3 * GMEM_PAGE_SIZE));
+	gmem_pages_to_private(self->fd, 5, 1);
+
+	EXPECT_PRIVATE(5);
+	EXPECT_SHARED(4);
+	EXPECT_SHARED(6);
+}
+
+TEST_F(mapping, populate_up_to_a_private_page)
+{
+	u8 *mem;
+
+	gmem_pages_to_private(self->fd, 5, 1);
+	mem = __kvm_mmap(10 * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_POPULATE, self->fd, 0);
+
+	EXPECT_TRUE(gmem_is_mapped(mem));
+	EXPECT_TRUE(gmem_is_mapped(mem + 4 * GMEM_PAGE_SIZE));
+	EXPECT_FALSE(gmem_is_mapped(mem + 5 * GMEM_PAGE_SIZE));
+	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(mem + 5 * GMEM_PAGE_SIZE));
+	EXPECT_EQ(0, gmem_peek(mem + 6 * GMEM_PAGE_SIZE));
+
+	kvm_munmap(mem, 10 * GMEM_PAGE_SIZE);
+}
+
+TEST_F(mapping, madvise_populate_says_that_a_page_is_private)
+{
+	gmem_pages_to_private(self->fd, 5, 1);
+
+	EXPECT_EQ(0, madvise(page(0), 5 * GMEM_PAGE_SIZE, MADV_POPULATE_WRITE));
+	EXPECT_EQ(-1, madvise(page(0), 6 * GMEM_PAGE_SIZE, MADV_POPULATE_WRITE));
+	EXPECT_EQ(EFAULT, errno);
+}
+
+/*
+ * The window around a fault is aligned in the address space, so whatever the
+ * alignment of the mapping is, one of the two touches has page 20 in its own.
+ */
+TEST_F(mapping, fault_around_leaves_private_pages_out)
+{
+	u64 i, nr_mapped = 0;
+	u8 *mem;
+
+	for (i = 0; i < 40; i++)
+		gmem_poke(page(i), i);
+	gmem_pages_to_private(self->fd, 20, 1);
+
+	mem = gmem_map_pages(self->fd, 40);
+	EXPECT_EQ(19, gmem_peek(mem + 19 * GMEM_PAGE_SIZE));
+	EXPECT_EQ(21, gmem_peek(mem + 21 * GMEM_PAGE_SIZE));
+	for (i = 0; i < 40; i++)
+		nr_mapped += gmem_is_mapped(mem + i * GMEM_PAGE_SIZE);
+
+	EXPECT_LT(2, nr_mapped)
+		TH_LOG("no fault-around, so nothing was tested");
+	EXPECT_FALSE(gmem_is_mapped(mem + 20 * GMEM_PAGE_SIZE));
+	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(mem + 20 * GMEM_PAGE_SIZE));
+
+	kvm_munmap(mem, 40 * GMEM_PAGE_SIZE);
+}
+
+/*
+ * Access by the kernel, on behalf of user space
+ */
+
+static ssize_t vm_read(void *from, void *to, size_t size)
+{
+	struct iovec local = { to, size }, remote = { from, size };
+
+	return process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+}
+
+static ssize_t vm_write(void *to, void *from, size_t size)
+{
+	struct iovec local = { from, size }, remote = { to, size };
+
+	return process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+}
+
+TEST_F(mapping, gup_of_a_shared_page)
+{
+	u8 byte = 0;
+
+	gmem_poke(page(5), 0x55);
+	EXPECT_EQ(1, vm_read(page(5), &byte, 1));
+	EXPECT_EQ(0x55, byte);
+
+	byte = 0x66;
+	EXPECT_EQ(1, vm_write(page(6), &byte, 1));
+	EXPECT_EQ(0x66, gmem_peek(page(6)));
+}
+
+TEST_F(mapping, gup_of_a_private_page_is_efault)
+{
+	u8 byte = 0;
+
+	gmem_poke(page(5), 0x55);
+	gmem_pages_to_private(self->fd, 5, 1);
+
+	EXPECT_EQ(-1, vm_read(page(5), &byte, 1));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, vm_write(page(5), &byte, 1));
+	EXPECT_EQ(EFAULT, errno);
+
+	gmem_pages_to_shared(self->fd, 5, 1);
+	EXPECT_EQ(0x55, gmem_peek(page(5)));
+}
+
+TEST_F(mapping, read_and_write_of_a_shared_page)
+{
+	int fds[2];
+
+	ASSERT_EQ(0, pipe(fds));
+	gmem_stamp(page(5), 1);
+
+	EXPECT_EQ(GMEM_PAGE_SIZE, write(fds[1], page(5), GMEM_PAGE_SIZE));
+	EXPECT_EQ(GMEM_PAGE_SIZE, read(fds[0], page(6), GMEM_PAGE_SIZE));
+	EXPECT_TRUE(gmem_has_stamp(page(6), 1));
+}
+
+TEST_F(mapping, read_and_write_of_a_private_page_are_efault)
+{
+	int fds[2];
+	u8 byte = 0;
+
+	ASSERT_EQ(0, pipe(fds));
+	ASSERT_EQ(1, write(fds[1], &byte, 1));
+	gmem_poke(page(5), 0x55);
+	gmem_pages_to_private(self->fd, 5, 1);
+
+	EXPECT_EQ(-1, write(fds[1], page(5), 1));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, read(fds[0], page(5), 1));
+	EXPECT_EQ(EFAULT, errno);
+}
+
+TEST_F(mapping, proc_mem_of_a_private_page_is_eio)
+{
+	int fd = open_path_or_exit("/proc/self/mem", O_RDWR);
+	u8 byte = 0;
+
+	gmem_poke(page(4), 0x44);
+	gmem_pages_to_private(self->fd, 5, 1);
+
+	EXPECT_EQ(1, pread(fd, &byte, 1, (uintptr_t)page(4)));
+	EXPECT_EQ(0x44, byte);
+	EXPECT_EQ(-1, pread(fd, &byte, 1, (uintptr_t)page(5)));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-1, pwrite(fd, &byte, 1, (uintptr_t)page(5)));
+	EXPECT_EQ(EIO, errno);
+
+	close(fd);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the guest_memfd tests ask of a file and of its mappings.
+ */
+#ifndef SELFTEST_KVM_GUEST_MEMFD_UTIL_H
+#define SELFTEST_KVM_GUEST_MEMFD_UTIL_H
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+
+#include "kvm_syscalls.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+/* guest_memfd depends on pages of this size, and guests cannot ask libc. */
+#define GMEM_PAGE_SIZE	SZ_4K
+
+/* Instead of the byte, if there was a SIGBUS. */
+#define GMEM_SIGBUS	(-1)
+
+/* Read a byte through a mapping. */
+static inline int gmem_peek(const void *addr)
+{
+	struct sigaction old, new = { .sa_handler = expect_sigbus_handler };
+	int byte;
+
+	sigaction(SIGBUS, &new, &old);
+	if (sigsetjmp(expect_sigbus_jmpbuf, 1))
+		byte = GMEM_SIGBUS;
+	else
+		byte = READ_ONCE(*(const u8 *)addr);
+	sigaction(SIGBUS, &old, NULL);
+
+	return byte;
+}
+
+/* Write a byte through a mapping: 0 or GMEM_SIGBUS. */
+static inline int gmem_poke(void *addr, u8 byte)
+{
+	struct sigaction old, new = { .sa_handler = expect_sigbus_handler };
+	int ret;
+
+	sigaction(SIGBUS, &new, &old);
+	if (sigsetjmp(expect_sigbus_jmpbuf, 1)) {
+		ret = GMEM_SIGBUS;
+	} else {
+		WRITE_ONCE(*(u8 *)addr, byte);
+		ret = 0;
+	}
+	sigaction(SIGBUS, &old, NULL);
+
+	return ret;
+}
+
+/* Is there a page table entry for it?  Does not touch the page. */
+static inline bool gmem_is_mapped(const void *addr)
+{
+	int fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
+	off_t offset = (uintptr_t)addr / GMEM_PAGE_SIZE * sizeof(u64);
+	u64 entry;
+
+	TEST_ASSERT(pread(fd, &entry, sizeof(entry), offset) == sizeof(entry),
+		    "Cannot read /proc/self/pagemap");
+	kvm_close(fd);
+
+	return entry & BIT_ULL(63);
+}
+
+/* A line of fdinfo: bytes or pages. */
+static inline u64 gmem_fdinfo(int gmem_fd, const char *key)
+{
+	char path[64], line[128];
+	FILE *file;
+	u64 value;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", gmem_fd);
+	file = fopen(path, "r");
+	TEST_ASSERT(file, "Cannot open %s", path);
+
+	while (fgets(line, sizeof(line), file)) {
+		if (!strncmp(line, "guest_memfd-", 12) &&
+		    !strncmp(line + 12, key, strlen(key)) &&
+		    sscanf(line + 12 + strlen(key), ": %lu", &value) == 1) {
+			fclose(file);
+			return value;
+		}
+	}
+
+	TEST_FAIL("No guest_memfd-%s in %s", key, path);
+}
+
+/* The same in pages, as it is asked for most of the time. */
+static inline void gmem_pages_to_private(int gmem_fd, u64 first, u64 nr_pages)
+{
+	gmem_set_private(gmem_fd, first * GMEM_PAGE_SIZE,
+			 nr_pages * GMEM_PAGE_SIZE);
+}
+
+static inline void gmem_pages_to_shared(int gmem_fd, u64 first, u64 nr_pages)
+{
+	gmem_set_shared(gmem_fd, first * GMEM_PAGE_SIZE,
+			nr_pages * GMEM_PAGE_SIZE);
+}
+
+static inline void gmem_punch_pages(int gmem_fd, u64 first, u64 nr_pages)
+{
+	kvm_fallocate(gmem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      first * GMEM_PAGE_SIZE, nr_pages * GMEM_PAGE_SIZE);
+}
+
+static inline u8 *gmem_map_pages(int gmem_fd, u64 nr_pages)
+{
+	return kvm_mmap(nr_pages * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			MAP_SHARED, gmem_fd);
+}
+
+/* Fill a page with words that tell it from others and from other times. */
+static inline void gmem_stamp(void *page, u64 stamp)
+{
+	u64 *word = page;
+	size_t i;
+
+	for (i = 0; i < GMEM_PAGE_SIZE / sizeof(*word); i++)
+		WRITE_ONCE(word[i], stamp << 32 | i);
+}
+
+static inline bool gmem_has_stamp(const void *page, u64 stamp)
+{
+	const u64 *word = page;
+	size_t i;
+
+	for (i = 0; i < GMEM_PAGE_SIZE / sizeof(*word); i++)
+		if (READ_ONCE(word[i]) != (stamp << 32 | i))
+			return false;
+	return true;
+}
+
+#endif /* SELFTEST_KVM_GUEST_MEMFD_UTIL_H */

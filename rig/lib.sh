@@ -59,7 +59,7 @@ elapsed() {
 #
 # COMMAND runs in a process group of its own, which a signal to us takes along.
 run_logged() {
-	local expect=0 match='' name what file start now last=-1 pid rc=0 line
+	local expect=0 match='' name what file start now last=-1 pid rc=0 line sig
 
 	while :; do
 		case $1 in
@@ -78,7 +78,9 @@ run_logged() {
 	pid=$!
 	set +m
 	# shellcheck disable=SC2064	# now is right: pid is local
-	trap "kill -TERM -- -$pid 2>/dev/null; trap - INT TERM; kill -INT \$\$" INT TERM
+	for sig in INT TERM; do
+		trap "kill -TERM -- -$pid 2>/dev/null; trap - $sig; kill -$sig \$\$" $sig
+	done
 
 	[[ -t 2 ]] || say "==> $what (log: ${file#"$root"/})"
 	while kill -0 "$pid" 2>/dev/null; do

@@ -147,7 +147,7 @@ int guest_memfd_error_remove_folio(struct address_space *mapping,
 				   struct folio *folio);
 
 int guest_memfd_view_add(struct guest_memfd_view *view, struct inode *inode);
-void guest_memfd_view_del(struct guest_memfd_view *view);
+void guest_memfd_view_del(struct guest_memfd_view *view, struct inode *inode);
 
 int guest_memfd_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 			enum guest_memfd_change_type type,

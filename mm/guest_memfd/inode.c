@@ -162,10 +162,10 @@ void guest_memfd_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "guest_memfd-size:\t%lld\n", i_size_read(inode));
 	seq_printf(m, "guest_memfd-block-size:\t%lu\n",
 		   PAGE_SIZE << gmem_block_order(gi));
-	seq_printf(m, "guest_memfd-flags:\t%s%s%s\n",
-		   gi->flags & GUEST_MEMFD_MMAP ? "mmap " : "",
-		   gi->flags & GUEST_MEMFD_INIT_SHARED ? "init-shared " : "",
-		   gi->flags & GUEST_MEMFD_TRACK_STATE ? "track-state" : "");
+	seq_printf(m, "guest_memfd-flags:%s%s%s\n",
+		   gi->flags & GUEST_MEMFD_MMAP ? "\tmmap" : "",
+		   gi->flags & GUEST_MEMFD_INIT_SHARED ? "\tinit-shared" : "",
+		   gi->flags & GUEST_MEMFD_TRACK_STATE ? "\ttrack-state" : "");
 	seq_printf(m, "guest_memfd-allocated:\t%lu pages\n",
 		   inode->i_mapping->nrpages);
 	if (!(gi->flags & GUEST_MEMFD_TRACK_STATE))

@@ -40,14 +40,17 @@ EXPORT_SYMBOL_GPL(guest_memfd_view_add);
 /**
  * guest_memfd_view_del() - tell a view no more
  * @view: a view that was added
+ * @inode: the guest_memfd that it was added to
  *
  * Whatever the view had mapped must be gone, or must be gone before the lock
  * is dropped.
  *
  * Context: the caller holds the mapping's invalidate_lock for write.
  */
-void guest_memfd_view_del(struct guest_memfd_view *view)
+void guest_memfd_view_del(struct guest_memfd_view *view, struct inode *inode)
 {
+	gmem_assert_locked_write(gmem_i(inode));
+
 	list_del(&view->node);
 }
 EXPORT_SYMBOL_GPL(guest_memfd_view_del);

@@ -118,6 +118,7 @@ static void one_page(char *vault)
 	say("and now private again", 0);
 	check(!make_private(VAULT, PAGE), "the hypercall succeeded");
 	check(same(vault, REPLY), "what the page holds survived that, too");
+	out(PORT_STEP, 0);
 }
 
 static void many_pages(void)
@@ -139,6 +140,7 @@ static void many_pages(void)
 		if (peek(VAULT + i * PAGE) != ~i)
 			break;
 	check(i == VAULT_SIZE / PAGE, "all 512 pages hold what I wrote");
+	out(PORT_STEP, 0);
 }
 
 static void no_question_asked(void)

@@ -312,20 +312,28 @@ static void load_guest(void)
  */
 
 static sigjmp_buf got_sigbus;
+static sig_atomic_t touching;
 
 static void on_sigbus(int signal)
 {
-	(void)signal;
-	siglongjmp(got_sigbus, 1);
+	if (touching)
+		siglongjmp(got_sigbus, signal);
+	psignal(signal, "vmm: here none was expected");
+	_exit(2);
 }
 
 /* Touch one byte, for read and write: is it SIGBUS? */
 static bool host_sees(unsigned long offset)
 {
-	if (sigsetjmp(got_sigbus, 1))
-		return false;
-	__atomic_fetch_or(mem + offset, 0, __ATOMIC_RELAXED);
-	return true;
+	bool seen = false;
+
+	__atomic_store_n(&touching, 1, __ATOMIC_RELAXED);
+	if (!sigsetjmp(got_sigbus, 1)) {
+		__atomic_fetch_or(mem + offset, 0, __ATOMIC_SEQ_CST);
+		seen = true;
+	}
+	__atomic_store_n(&touching, 0, __ATOMIC_RELAXED);
+	return seen;
 }
 
 static void check_hidden(unsigned long offset, const char *what)
@@ -375,6 +383,20 @@ static void check_counts(unsigned long shared)
 	      is_private);
 }
 
+/* Where in the machine's memory a page is that the host has touched. */
+static unsigned long page_frame(unsigned long offset)
+{
+	unsigned long address = (unsigned long)mem + offset;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	__u64 entry;
+
+	if (fd < 0 || pread(fd, &entry, sizeof(entry), address / PAGE *
+			    sizeof(entry)) != sizeof(entry))
+		err(2, "/proc/self/pagemap");
+	close(fd);
+	return entry & ((1UL << 55) - 1);
+}
+
 static void wait_for(int what)
 {
 	if (run_guest().what != (unsigned int)what)
@@ -396,19 +418,24 @@ static void grant(unsigned long offset, unsigned long size, bool private)
 	unsigned long busy;
 	int error = convert(offset, size, private, &busy);
 
-	check(!error, "host makes %lu page%s %s: %s", size / PAGE,
+	check(!error, "host makes %lu page%s %s%s%s", size / PAGE,
 	      size == PAGE ? "" : "s", private ? "private" : "shared",
-	      strerror(error));
+	      error ? ": " : "", error ? strerror(error) : "");
 	answer_guest(error);
 }
 
-static void play_loading(void)
+/* Returns the page frame of the payload. */
+static unsigned long play_loading(void)
 {
+	unsigned long frame;
+	int zero;
+
 	chapter("The host loads the guest, then locks itself out");
 
 	check_counts(MEM_SIZE / PAGE);
 	load_guest();
 	check_text(VAULT, PAYLOAD);
+	frame = page_frame(VAULT);
 	check(count_pages("allocated") < MEM_SIZE / PAGE / 10,
 	      "of %lu pages only the %lu in use take memory", MEM_SIZE / PAGE,
 	      count_pages("allocated"));
@@ -420,14 +447,14 @@ static void play_loading(void)
 	check_hidden(MEM_SIZE - PAGE, "private memory never used");
 	check(host_sees(CODE), "host touches the boot code: still there");
 
-	int zero = open("/dev/zero", O_RDONLY);
-
+	zero = open("/dev/zero", O_RDONLY);
 	check(read(zero, mem + VAULT, PAGE) < 0 && errno == EFAULT,
-	      "host lets the kernel write into the payload: EFAULT");
+	      "host has a system call write to the payload: EFAULT");
 	close(zero);
+	return frame;
 }
 
-static void play_one_page(void)
+static void play_one_page(unsigned long frame)
 {
 	chapter("The guest shares a page and takes it back");
 
@@ -435,6 +462,8 @@ static void play_one_page(void)
 	check_hidden(VAULT, "the page before it is converted");
 	grant(VAULT, PAGE, false);
 	check_text(VAULT, PAYLOAD);
+	check(page_frame(VAULT) == frame,
+	      "it is in the same place as ever: page frame %#lx", frame);
 	check_hidden(VAULT + PAGE, "the page after it");
 	host_writes(VAULT, REPLY);
 	printf("   host writes \"%s\"\n", REPLY);
@@ -442,6 +471,7 @@ static void play_one_page(void)
 	wait_for_request(VAULT, PAGE, true);
 	grant(VAULT, PAGE, true);
 	check_hidden(VAULT, "the page");
+	wait_for(STEP);
 }
 
 static bool vault_reads_back_around(unsigned long hole)
@@ -500,6 +530,7 @@ static void play_many_pages(void)
 	wait_for_request(VAULT, VAULT_SIZE, true);
 	play_busy_page();
 	grant(VAULT, VAULT_SIZE, true);
+	wait_for(STEP);
 	check_counts(VAULT / PAGE);
 }
 
@@ -566,10 +597,13 @@ static int summary(void)
 	       "   - A shared page is ordinary memory to both: each sees what the other wrote.\n"
 	       "   - A private page is out of the host's reach: the program that runs the\n"
 	       "     guest gets SIGBUS, and system calls that would touch it fail.\n"
-	       "   - Pages change sides in place. Nothing was copied, freed or allocated for\n"
-	       "     it, and what they held survived, both ways.\n"
+	       "   - Pages change sides in place: the same page of the machine's memory before\n"
+	       "     and after, and what it held survived, both ways.\n"
 	       "   - A page that the host still uses is not made private under its hands; the\n"
 	       "     host is told which one, and that nothing has changed.\n"
+	       "\n"
+	       "   This kind of VM shuts out the programs of the host. To shut out its kernel\n"
+	       "   as well takes a machine with SEV-SNP, TDX or the like.\n"
 	       "\n");
 	if (nr_wrong)
 		printf("NOT AS EXPECTED: %u of %u checks went wrong, marked WRONG above.\n",
@@ -589,8 +623,7 @@ int main(void)
 	printf("A VMM and its guest: %lu MiB of memory in one guest_memfd\n",
 	       MEM_SIZE >> 20);
 	create_vm();
-	play_loading();
-	play_one_page();
+	play_one_page(play_loading());
 	play_many_pages();
 	play_no_question_asked();
 	play_many_times();

@@ -79,7 +79,7 @@ static void del_view(void *data)
 	struct test_view *tv = data;
 
 	filemap_invalidate_lock(tv->inode->i_mapping);
-	guest_memfd_view_del(tv->view);
+	guest_memfd_view_del(tv->view, tv->inode);
 	filemap_invalidate_unlock(tv->inode->i_mapping);
 }
 
@@ -250,21 +250,21 @@ static bool is_exposed(struct inode *inode, pgoff_t index)
 /* User space */
 
 /* At an address that leaves fault-around its whole window from page 0 on. */
-static u8 __user *map_from(struct kunit *test, struct file *file,
-			   pgoff_t pgoff, pgoff_t nr_pages)
+static u8 __user *map_at(struct kunit *test, struct file *file, pgoff_t start,
+			 pgoff_t end, unsigned long flags)
 {
 	unsigned long addr;
 
-	addr = kunit_vm_mmap(test, file, SZ_1G, nr_pages << PAGE_SHIFT,
-			     PROT_READ | PROT_WRITE, MAP_SHARED,
-			     pgoff << PAGE_SHIFT);
+	addr = kunit_vm_mmap(test, file, SZ_1G, (end - start) << PAGE_SHIFT,
+			     PROT_READ | PROT_WRITE, MAP_SHARED | flags,
+			     start << PAGE_SHIFT);
 	KUNIT_ASSERT_EQ(test, SZ_1G, addr);
 	return (u8 __user *)addr;
 }
 
 static u8 __user *map(struct kunit *test, struct file *file, pgoff_t nr_pages)
 {
-	return map_from(test, file, 0, nr_pages);
+	return map_at(test, file, 0, nr_pages, 0);
 }
 
 static u8 __user *page_at(u8 __user *addr, pgoff_t page)
@@ -794,7 +794,7 @@ static void page_that_user_space_never_saw_is_not_looked_at(struct kunit *test)
 static void held_page_stops_its_own_chunk_only(struct kunit *test)
 {
 	struct file *file = test_file(test, 3 * CHUNK, SHARED_FILE);
-	u8 __user *addr = map_from(test, file, CHUNK, UNIT);
+	u8 __user *addr = map_at(test, file, CHUNK, CHUNK + UNIT, 0);
 	struct inode *inode = file_inode(file);
 	pgoff_t error_index;
 
@@ -1043,6 +1043,16 @@ static void conversion_unmaps_its_pages(struct kunit *test)
 	/* Fails if a mapping is left, for that is a reference as well. */
 	KUNIT_EXPECT_EQ(test, 0, to_private(file_inode(file), 0, 4));
 	KUNIT_EXPECT_FALSE(test, is_mapped(file_inode(file), 1));
+}
+
+/* Unmapping them leaves references in a batch of the CPU. */
+static void pages_of_a_locked_mapping_convert(struct kunit *test)
+{
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+
+	map_at(test, file, 0, 4, MAP_LOCKED);
+	KUNIT_ASSERT_TRUE(test, is_mapped(file_inode(file), 3));
+	KUNIT_EXPECT_EQ(test, 0, to_private(file_inode(file), 0, 4));
 }
 
 static void conversion_leaves_its_neighbours_mapped(struct kunit *test)
@@ -1651,6 +1661,7 @@ static struct kunit_case guest_memfd_test_cases[] = {
 	KUNIT_CASE(content_survives_conversion_both_ways),
 	KUNIT_CASE(content_survives_a_refused_conversion),
 	KUNIT_CASE(conversion_unmaps_its_pages),
+	KUNIT_CASE(pages_of_a_locked_mapping_convert),
 	KUNIT_CASE(conversion_leaves_its_neighbours_mapped),
 	KUNIT_CASE(read_fault_maps_what_is_there_around_it),
 	KUNIT_CASE(read_fault_maps_no_private_page_around_it),

@@ -30,7 +30,7 @@
 
 /* Long enough that a signal comes in between. */
 #define LONG_FILE_SIZE	(16384 * CHUNK)
-#define TICK_USECS	10000
+#define TICK_USECS	1000
 
 /*
  * A sparse file of several chunks, shared, with some pages in each, and a pipe

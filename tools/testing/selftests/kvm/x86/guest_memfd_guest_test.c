@@ -88,25 +88,28 @@ static void guest_write(struct kvm_vcpu *vcpu, u64 gpa, u8 byte)
 	TEST_ASSERT_EQ(get_reply(vcpu), byte);
 }
 
-static int __set_slot(struct kvm_vm *vm, u64 nr_pages, void *hva, int fd,
-		      u64 first_page)
+/*
+ * Without a host address: if it were that of a mapping of the file, KVM would
+ * also hear of a change from there, and a missing call from the file would go
+ * unnoticed.
+ */
+static int __set_slot(struct kvm_vm *vm, u64 nr_pages, int fd, u64 first_page)
 {
 	return __vm_set_user_memory_region2(vm, TRACKING_SLOT,
 					    KVM_MEM_GUEST_MEMFD, TRACKING_GPA,
-					    nr_pages * GMEM_PAGE_SIZE, hva, fd,
+					    nr_pages * GMEM_PAGE_SIZE, NULL, fd,
 					    first_page * GMEM_PAGE_SIZE);
 }
 
-static void set_slot(struct kvm_vm *vm, u64 nr_pages, void *hva, int fd,
-		     u64 first_page)
+static void set_slot(struct kvm_vm *vm, u64 nr_pages, int fd, u64 first_page)
 {
-	TEST_ASSERT(!__set_slot(vm, nr_pages, hva, fd, first_page),
+	TEST_ASSERT(!__set_slot(vm, nr_pages, fd, first_page),
 		    "Cannot set the memslot");
 }
 
 static void delete_slot(struct kvm_vm *vm)
 {
-	set_slot(vm, 0, NULL, -1, 0);
+	set_slot(vm, 0, -1, 0);
 }
 
 FIXTURE_SETUP(guest)
@@ -125,7 +128,7 @@ FIXTURE_SETUP(guest)
 					 GUEST_MEMFD_FLAG_INIT_SHARED);
 	self->mem = kvm_mmap(NR_PAGES * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 			     MAP_SHARED, self->fd);
-	set_slot(self->vm, NR_PAGES, self->mem, self->fd, 0);
+	set_slot(self->vm, NR_PAGES, self->fd, 0);
 	virt_map(self->vm, TRACKING_GPA, TRACKING_GPA, NR_PAGES);
 }
 
@@ -189,7 +192,9 @@ TEST_F(guest, hole_under_a_mapped_private_page_is_zero)
 	gmem_punch_pages(self->fd, 5, 1);
 
 	EXPECT_EQ(0, guest_read(self->vcpu, gpa(5)));
-	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(5)));
+	guest_write(self->vcpu, gpa(5), 0x66);
+	gmem_pages_to_shared(self->fd, 5, 1);
+	EXPECT_EQ(0x66, gmem_peek(page(5)));
 }
 
 /* The guest cannot tell: it gets the page back when it touches it. */
@@ -323,6 +328,9 @@ TEST_F(guest, both_see_the_same_bytes_through_1000_conversions)
  * Conversions while the guest runs.  It adds one to a few pages in turn; the
  * host converts them all the time.  A vCPU that faults in a page must neither
  * lose an addition nor make a conversion fail.
+ *
+ * A fault that finds the page in one state and, a moment later, in the other
+ * is tried again: it is not the guest who is wrong about the page.
  */
 #define NR_COUNTERS	16
 #define NR_FLIPS	100
@@ -341,26 +349,31 @@ static void guest_count(void)
 	GUEST_SYNC1(i);
 }
 
-static void *run_vcpu(void *vcpu)
+/* A conversion must never look like an access of the wrong kind. */
+static void *run_without_exits(void *arg)
 {
-	vcpu_run(vcpu);
+	vcpu_run(arg);
 	return NULL;
 }
 
 TEST_F(guest, conversion_while_the_guest_uses_the_pages)
 {
-	u64 i, total, sum = 0, last = 0;
+	u64 *counter = (u64 *)page(0);
+	u64 i, seen, sum = 0, last = 0;
 	pthread_t thread;
 	struct ucall uc;
 
 	vcpu_arch_set_entry_point(self->vcpu, guest_count);
-	kvm_pthread_create(&thread, NULL, run_vcpu, self->vcpu);
+	kvm_pthread_create(&thread, NULL, run_without_exits, self->vcpu);
 
-	for (i = 0; i < NR_FLIPS; i++) {
+	/* However slowly the guest gets on, it does so meanwhile. */
+	for (i = 0; i < NR_FLIPS || last < NR_FLIPS; i++) {
 		gmem_pages_to_private(self->fd, 0, NR_COUNTERS);
 		gmem_pages_to_shared(self->fd, 0, NR_COUNTERS);
-		EXPECT_LE(last, READ_ONCE(*(u64 *)page(0)));
-		last = READ_ONCE(*(u64 *)page(0));
+
+		seen = READ_ONCE(*counter);
+		EXPECT_LE(last, seen);
+		last = seen;
 	}
 
 	stop_counting = true;
@@ -368,11 +381,9 @@ TEST_F(guest, conversion_while_the_guest_uses_the_pages)
 	kvm_pthread_join(thread, NULL);
 
 	ASSERT_EQ(UCALL_SYNC, get_ucall(self->vcpu, &uc));
-	total = uc.args[0];
 	for (i = 0; i < NR_COUNTERS; i++)
 		sum += *(u64 *)page(i);
-	EXPECT_EQ(total, sum);
-	EXPECT_LT(NR_COUNTERS, total);
+	EXPECT_EQ(uc.args[0], sum);
 }
 
 /*
@@ -389,7 +400,7 @@ TEST_F(guest, memslot_deleted_and_made_again_finds_states_and_content)
 	EXPECT_EQ(1, gmem_fdinfo(self->fd, "private"));
 	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(5)));
 
-	set_slot(self->vm, NR_PAGES, self->mem, self->fd, 0);
+	set_slot(self->vm, NR_PAGES, self->fd, 0);
 	EXPECT_EQ(0x44, guest_read(self->vcpu, gpa(4)));
 	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
 	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(5)));
@@ -400,7 +411,7 @@ TEST_F(guest, conversion_without_a_memslot_counts_once_there_is_one)
 	delete_slot(self->vm);
 	gmem_poke(page(5), 0x55);
 	gmem_pages_to_private(self->fd, 5, 1);
-	set_slot(self->vm, NR_PAGES, self->mem, self->fd, 0);
+	set_slot(self->vm, NR_PAGES, self->fd, 0);
 
 	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
 	guest_write(self->vcpu, gpa(5), 0x66);
@@ -411,7 +422,7 @@ TEST_F(guest, conversion_without_a_memslot_counts_once_there_is_one)
 TEST_F(guest, memslot_may_start_inside_the_file)
 {
 	delete_slot(self->vm);
-	set_slot(self->vm, 8, page(100), self->fd, 100);
+	set_slot(self->vm, 8, self->fd, 100);
 	gmem_poke(page(103), 0x55);
 	guest_write(self->vcpu, gpa(4), 0x66);
 
@@ -547,11 +558,11 @@ TEST_F(guest, memslot_over_vm_wide_private_is_einval)
 	delete_slot(self->vm);
 	vm_mem_set_private(self->vm, gpa(NR_PAGES - 1), GMEM_PAGE_SIZE);
 
-	EXPECT_EQ(-1, __set_slot(self->vm, NR_PAGES, self->mem, self->fd, 0));
+	EXPECT_EQ(-1, __set_slot(self->vm, NR_PAGES, self->fd, 0));
 	EXPECT_EQ(EINVAL, errno);
 
 	vm_mem_set_shared(self->vm, gpa(NR_PAGES - 1), GMEM_PAGE_SIZE);
-	EXPECT_EQ(0, __set_slot(self->vm, NR_PAGES, self->mem, self->fd, 0));
+	EXPECT_EQ(0, __set_slot(self->vm, NR_PAGES, self->fd, 0));
 }
 
 TEST_HARNESS_MAIN

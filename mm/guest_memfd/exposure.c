@@ -65,6 +65,16 @@ void gmem_expose(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 			set_bit(unit, gi->exposed);
 }
 
+/* Some of its pages are private; what lies past the end of the file counts. */
+static bool gmem_unit_has_shared(struct gmem_inode *gi, unsigned long unit)
+{
+	pgoff_t start = unit << GMEM_UNIT_ORDER;
+	pgoff_t end = start + GMEM_UNIT_PAGES;
+	bool private;
+
+	return gmem_state_run_end(&gi->state, start, end, &private) < end;
+}
+
 /**
  * gmem_unexpose_private() - forget units that have become wholly private
  * @gi: the inode
@@ -78,6 +88,7 @@ void gmem_unexpose_private(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 {
 	unsigned long first = start >> GMEM_UNIT_ORDER;
 	unsigned long last = (end - 1) >> GMEM_UNIT_ORDER;
+	unsigned long unit;
 
 	gmem_assert_locked_write(gi);
 
@@ -85,12 +96,14 @@ void gmem_unexpose_private(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 		return;
 
 	/* Only the outer units can still hold pages that are shared. */
-	if (gmem_state_order(&gi->state, start) < GMEM_UNIT_ORDER)
-		first++;
-	if (gmem_state_order(&gi->state, end - 1) < GMEM_UNIT_ORDER)
-		last--;
-	if (first <= last && last != ULONG_MAX)
-		bitmap_clear(gi->exposed, first, last - first + 1);
+	for (unit = first; unit <= last; unit++) {
+		if (!test_bit(unit, gi->exposed))
+			continue;
+		if ((unit == first || unit == last) &&
+		    gmem_unit_has_shared(gi, unit))
+			continue;
+		clear_bit(unit, gi->exposed);
+	}
 }
 
 /**

@@ -1045,7 +1045,6 @@ static void conversion_unmaps_its_pages(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_mapped(file_inode(file), 1));
 }
 
-/* Unmapping them leaves references in a batch of the CPU. */
 static void pages_of_a_locked_mapping_convert(struct kunit *test)
 {
 	struct file *file = test_file(test, UNIT, SHARED_FILE);
@@ -1305,19 +1304,13 @@ static void refused_hole_keeps_the_content(struct kunit *test)
 
 static void refused_hole_begins_no_view(struct kunit *test)
 {
-	struct recorder *a, *b;
-	struct inode *inode = two_views(test, &a, &b);
-	const struct guest_memfd_change change = {
-		.inode = inode,
-		.start = 0,
-		.end = 1,
-		.type = GUEST_MEMFD_REMOVE,
-	};
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+	struct recorder *b;
 
+	add_recorder(test, file_inode(file), "a", &recorder_follower_ops);
+	b = add_recorder(test, file_inode(file), "b", &recorder_follower_ops);
 	b->prepare_err = -EBUSY;
-	filemap_invalidate_lock(inode->i_mapping);
-	KUNIT_EXPECT_EQ(test, -EBUSY, gmem_views_prepare(&change));
-	filemap_invalidate_unlock(inode->i_mapping);
+	KUNIT_EXPECT_EQ(test, -EBUSY, punch(file, 0, 1));
 	expect_recorded(test, "remove 0-1: prepare a b, abort a");
 }
 
@@ -1399,6 +1392,7 @@ static void folio_that_was_filled_is_not_zeroed(struct kunit *test)
 	/* As a hypervisor's firmware does. */
 	memcpy_to_folio(folio, 0, "payload", 7);
 	folio_mark_uptodate(folio);
+	guest_memfd_zero_folio(folio);
 	folio_unlock(folio);
 	folio_put(folio);
 
@@ -1511,7 +1505,7 @@ static void parcel_is_reclaimed_after_the_guest_released_it(struct kunit *test)
 	struct parcel_hypervisor *hyp = add_hypervisor(test, inode);
 
 	KUNIT_ASSERT_EQ(test, 0, to_private(inode, 0, 8));
-	parcel_release(hyp, 3);
+	KUNIT_ASSERT_EQ(test, 0, parcel_release(hyp, 3));
 	KUNIT_EXPECT_EQ(test, 0, to_shared(inode, 0, 8));
 	KUNIT_EXPECT_TRUE(test, all_shared(inode, 0, UNIT));
 	expect_lent(test, hyp, "");
@@ -1524,7 +1518,7 @@ static void parcels_are_reclaimed_all_or_none(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, 0, to_private(inode, 0, 4));
 	KUNIT_ASSERT_EQ(test, 0, to_private(inode, 4, 8));
-	parcel_release(hyp, 0);
+	KUNIT_ASSERT_EQ(test, 0, parcel_release(hyp, 0));
 	KUNIT_EXPECT_EQ(test, -EBUSY, to_shared(inode, 0, 8));
 	KUNIT_EXPECT_TRUE(test, all_private(inode, 0, 8));
 	expect_lent(test, hyp, "0-4 4-8");
@@ -1538,7 +1532,7 @@ static void part_of_a_parcel_is_refused_before_views_begin(struct kunit *test)
 	add_recorder(test, inode, "a", &recorder_follower_ops);
 	hyp = add_hypervisor(test, inode);
 	KUNIT_ASSERT_EQ(test, 0, to_private(inode, 0, 8));
-	parcel_release(hyp, 0);
+	KUNIT_ASSERT_EQ(test, 0, parcel_release(hyp, 0));
 	forget_recorded(test);
 
 	KUNIT_EXPECT_EQ(test, -EINVAL, to_shared(inode, 0, 4));

@@ -112,8 +112,8 @@ static int parcel_prepare(struct guest_memfd_view *view,
 	}
 }
 
-static void parcel_lend(struct parcel_hypervisor *hyp,
-			const struct guest_memfd_change *change)
+static int parcel_lend(struct parcel_hypervisor *hyp,
+		       const struct guest_memfd_change *change)
 {
 	pgoff_t index, next;
 	struct parcel *p;
@@ -125,13 +125,19 @@ static void parcel_lend(struct parcel_hypervisor *hyp,
 		if (private)
 			continue;
 
+		/* Never so, after prepare. */
 		p = parcel_find_unused(hyp);
+		if (!p)
+			return -ENOSPC;
+
 		*p = (struct parcel) {
 			.state = PARCEL_LENT,
 			.start = index,
 			.end = next,
 		};
 	}
+
+	return 0;
 }
 
 static int parcel_reclaim(struct parcel_hypervisor *hyp,
@@ -160,8 +166,7 @@ static int parcel_transfer(struct guest_memfd_view *view,
 	if (change->type == GUEST_MEMFD_TO_SHARED)
 		return parcel_reclaim(hyp, change);
 
-	parcel_lend(hyp, change);
-	return 0;
+	return parcel_lend(hyp, change);
 }
 
 /* The host maps nothing by itself: nothing to stop and nothing to go on with. */
@@ -202,31 +207,49 @@ void parcel_show(struct parcel_hypervisor *hyp, char *text, size_t size)
 	seq_buf_str(&buf);
 }
 
-static struct parcel parcel_do_release(struct parcel_hypervisor *hyp,
-				       pgoff_t index)
+/* The host is not told. */
+int parcel_release(struct parcel_hypervisor *hyp, pgoff_t index)
 {
 	struct parcel *p;
 
 	guard(mutex)(&hyp->lock);
 
 	p = parcel_find(hyp, index, index + 1, 0);
+	if (!p)
+		return -ENOENT;
+
 	p->state = PARCEL_RELEASED;
-	return *p;
+	return 0;
 }
 
-/* The host is not told. */
-void parcel_release(struct parcel_hypervisor *hyp, pgoff_t index)
+static int parcel_range(struct parcel_hypervisor *hyp, pgoff_t index,
+			pgoff_t *start, pgoff_t *end)
 {
-	parcel_do_release(hyp, index);
+	struct parcel *p;
+
+	guard(mutex)(&hyp->lock);
+
+	p = parcel_find(hyp, index, index + 1, 0);
+	if (!p)
+		return -ENOENT;
+
+	*start = p->start;
+	*end = p->end;
+	return 0;
 }
 
 /* The host is told: it takes the parcel back, and shares its pages by that. */
 int parcel_release_and_tell(struct parcel_hypervisor *hyp, pgoff_t index)
 {
-	struct parcel p = parcel_do_release(hyp, index);
-	pgoff_t error_index;
+	pgoff_t start, end, error_index;
+	int err;
 
-	return guest_memfd_convert(hyp->inode, p.start, p.end,
+	err = parcel_release(hyp, index) ?:
+	      parcel_range(hyp, index, &start, &end);
+	if (err)
+		return err;
+
+	return guest_memfd_convert(hyp->inode, start, end,
 				   GUEST_MEMFD_TO_SHARED, &hyp->view,
 				   &error_index);
 }

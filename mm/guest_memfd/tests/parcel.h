@@ -52,8 +52,8 @@ struct parcel_hypervisor {
 void parcel_hypervisor_init(struct parcel_hypervisor *hyp, struct inode *inode);
 void parcel_show(struct parcel_hypervisor *hyp, char *text, size_t size);
 
-/* What the guest does: give back the parcel that holds a page. */
-void parcel_release(struct parcel_hypervisor *hyp, pgoff_t index);
+/* What the guest does: give back the parcel that holds a page, or -ENOENT. */
+int parcel_release(struct parcel_hypervisor *hyp, pgoff_t index);
 int parcel_release_and_tell(struct parcel_hypervisor *hyp, pgoff_t index);
 
 #endif /* _MM_GUEST_MEMFD_TESTS_PARCEL_H */

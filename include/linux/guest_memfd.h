@@ -50,6 +50,9 @@ struct vm_area_struct;
  * stays what it is at the start and someone else keeps the books.
  */
 #define GUEST_MEMFD_TRACK_STATE		BIT(2)
+#define GUEST_MEMFD_FLAGS		(GUEST_MEMFD_MMAP | \
+					 GUEST_MEMFD_INIT_SHARED | \
+					 GUEST_MEMFD_TRACK_STATE)
 
 /**
  * enum guest_memfd_change_type - what is about to happen to a range

@@ -76,7 +76,11 @@ void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 
 	gmem_assert_locked_write(gi);
 
-	unmap_mapping_pages(mapping, start, end - start, false);
+	/*
+	 * No mapping has pages of its own, but "even cows" is what also takes
+	 * away the markers that memory_failure() leaves for a broken page.
+	 */
+	unmap_mapping_pages(mapping, start, end - start, true);
 	truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
 				   ((loff_t)end << PAGE_SHIFT) - 1);
 }

@@ -19,13 +19,17 @@
 #include "internal.h"
 
 /*
- * How often a folio with one reference too many is looked at again.  Those
- * that are nobody's in particular go away by themselves: speculative ones of
- * a lockless walk, a freed page in another CPU's TLB batch.  The sleeps double
- * from GMEM_RETRY_USECS, 10 ms in all.
+ * References that are nobody's in particular go away by themselves: those in
+ * the per-CPU batches of the LRU and of mlock when these are drained, those of
+ * a lockless walk, or in the TLB batch of another CPU, soon.  A folio that is
+ * held is looked at again after sleeps that double, from GMEM_SLEEP_USECS on.
+ * For a whole chunk they are limited to GMEM_WAIT_USECS, as everybody else
+ * waits for invalidate_lock meanwhile; each drain of all CPUs counts as
+ * GMEM_DRAIN_USECS, because pages can be let go at just the wrong moments.
  */
-#define GMEM_RETRIES		10
-#define GMEM_RETRY_USECS	40
+#define GMEM_SLEEP_USECS	40
+#define GMEM_WAIT_USECS		10240
+#define GMEM_DRAIN_USECS	160
 
 /**
  * struct gmem_convert - the conversion of one chunk
@@ -33,7 +37,7 @@
  * @change: what the views are told
  * @update: the new state, paid for
  * @private: what the pages become
- * @drained: the per-CPU LRU batches of all CPUs were drained already
+ * @waited: for folios that were held, in microseconds
  * @error_index: the page that stopped it
  */
 struct gmem_convert {
@@ -41,7 +45,7 @@ struct gmem_convert {
 	struct guest_memfd_change change;
 	struct gmem_state_update update;
 	bool private;
-	bool drained;
+	unsigned int waited;
 	pgoff_t error_index;
 };
 
@@ -60,31 +64,49 @@ static bool gmem_folio_held(const struct folio *folio)
 	return folio_ref_count(folio) != folio_nr_pages(folio) + 1;
 }
 
-/* Let the per-CPU batches of the LRU and of mlock give up their references. */
-static void gmem_drain(struct gmem_convert *cv, unsigned int attempt)
+static bool gmem_may_wait(struct gmem_convert *cv, unsigned int usecs)
 {
-	if (!attempt) {
-		lru_add_drain();
-	} else if (!cv->drained) {
-		lru_add_drain_all();
-		cv->drained = true;
-	}
+	cv->waited += usecs;
+	return cv->waited <= GMEM_WAIT_USECS && !fatal_signal_pending(current);
 }
 
-/* See GMEM_RETRIES for why this may be worth more than one look. */
+/*
+ * Let references go that are nobody's.  Draining all CPUs once for the chunk
+ * would not do: unmapping a locked mapping makes new ones, and so does a fault
+ * that was under way.  Return false when it has been long enough.
+ */
+static bool gmem_wait(struct gmem_convert *cv, unsigned int attempt)
+{
+	unsigned int usecs;
+
+	if (attempt == 0) {
+		lru_add_drain();
+		return true;
+	}
+
+	if (attempt == 1) {
+		if (!gmem_may_wait(cv, GMEM_DRAIN_USECS))
+			return false;
+		lru_add_drain_all();
+		return true;
+	}
+
+	usecs = min(GMEM_SLEEP_USECS << (attempt - 2), GMEM_WAIT_USECS);
+	if (!gmem_may_wait(cv, usecs))
+		return false;
+	fsleep(usecs);
+	return true;
+}
+
 static int gmem_wait_unheld(struct gmem_convert *cv, const struct folio *folio)
 {
 	unsigned int attempt;
 
-	for (attempt = 0; attempt < GMEM_RETRIES; attempt++) {
-		if (!gmem_folio_held(folio))
-			return 0;
-		gmem_drain(cv, attempt);
-		if (attempt > 1)
-			fsleep(GMEM_RETRY_USECS << (attempt - 2));
-	}
+	for (attempt = 0; gmem_folio_held(folio); attempt++)
+		if (!gmem_wait(cv, attempt))
+			return -EAGAIN;
 
-	return gmem_folio_held(folio) ? -EAGAIN : 0;
+	return 0;
 }
 
 /*
@@ -270,7 +292,8 @@ static int gmem_convert_chunk(struct gmem_convert *cv)
  * * -EOPNOTSUPP: the inode does not track its state
  * * -ENOMEM: no memory for the new state
  * * -EAGAIN: to private: somebody still holds the page at @error_index
- * * -EHWPOISON: to private: the page at @error_index is broken
+ * * -EHWPOISON: to private: the page at @error_index is broken; only told of
+ *   pages that user space may have mapped
  * * -EINTR: a signal is pending; only after at least one chunk was converted
  * * what a view gives to refuse
  */

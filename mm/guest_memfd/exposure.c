@@ -23,13 +23,16 @@ static unsigned long gmem_nr_units(loff_t size)
  * @gi: the inode
  * @size: of the file, in bytes
  *
+ * The size is anyone's choice: rather fail than kill somebody for memory.
+ *
  * Context: may sleep.
  * Return: 0, or -ENOMEM.
  */
 int gmem_exposure_init(struct gmem_inode *gi, loff_t size)
 {
 	gi->exposed = kvcalloc(BITS_TO_LONGS(gmem_nr_units(size)),
-			       sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+			       sizeof(long), GFP_KERNEL_ACCOUNT |
+			       __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
 	return gi->exposed ? 0 : -ENOMEM;
 }
 
@@ -65,11 +68,11 @@ void gmem_expose(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 			set_bit(unit, gi->exposed);
 }
 
-/* Some of its pages are private; what lies past the end of the file counts. */
+/* Some of its pages are private: are all? */
 static bool gmem_unit_has_shared(struct gmem_inode *gi, unsigned long unit)
 {
 	pgoff_t start = unit << GMEM_UNIT_ORDER;
-	pgoff_t end = start + GMEM_UNIT_PAGES;
+	pgoff_t end = min(start + GMEM_UNIT_PAGES, gmem_nr_pages(gi));
 	bool private;
 
 	return gmem_state_run_end(&gi->state, start, end, &private) < end;

@@ -23,7 +23,7 @@ static vm_fault_t gmem_fault_locked(struct gmem_inode *gi, struct vm_fault *vmf)
 	if (gmem_state_is_private(&gi->state, vmf->pgoff))
 		return VM_FAULT_SIGBUS;
 
-	folio = gmem_block_get_folio(gi, vmf->pgoff);
+	folio = guest_memfd_get_folio(&gi->vfs_inode, vmf->pgoff);
 	if (IS_ERR(folio))
 		return vmf_error(PTR_ERR(folio));
 

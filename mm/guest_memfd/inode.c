@@ -50,10 +50,14 @@ static int gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 	const struct guest_memfd_change change = {
 		.inode = inode,
 		.start = start,
-		.end = end,
+		.end = min(end, gmem_nr_pages(gmem_i(inode))),
 		.type = GUEST_MEMFD_REMOVE,
 	};
 	int err;
+
+	/* There is nothing behind the end of the file, so no view to disturb. */
+	if (change.start >= change.end)
+		return 0;
 
 	filemap_invalidate_lock(inode->i_mapping);
 	err = gmem_remove_locked(gmem_i(inode), &change);
@@ -86,14 +90,21 @@ static int gmem_populate(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 
 static int gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 {
-	int err;
+	struct gmem_inode *gi = gmem_i(inode);
+	pgoff_t next;
+	int err = 0;
 
-	if (end > gmem_nr_pages(gmem_i(inode)))
+	if (end > gmem_nr_pages(gi))
 		return -EINVAL;
 
-	filemap_invalidate_lock_shared(inode->i_mapping);
-	err = gmem_populate(gmem_i(inode), start, end);
-	filemap_invalidate_unlock_shared(inode->i_mapping);
+	/* A writer that waits for the lock has all faults wait behind it. */
+	for (; !err && start < end; start = next) {
+		next = min(end, round_down(start, GMEM_UNIT_PAGES) +
+				GMEM_UNIT_PAGES);
+		filemap_invalidate_lock_shared(inode->i_mapping);
+		err = gmem_populate(gi, start, next);
+		filemap_invalidate_unlock_shared(inode->i_mapping);
+	}
 
 	return err;
 }
@@ -445,7 +456,7 @@ static struct inode *gmem_create_inode(const char *name, loff_t size,
  * Context: may sleep.
  * Return: the file, or an ERR_PTR:
  *
- * * -EINVAL: @size is wrong
+ * * -EINVAL: @size is wrong, or a flag unknown
  * * -ENOMEM: no memory
  * * -ENOENT: the module of @fops is on its way out
  * * what a security module gives to refuse
@@ -459,7 +470,7 @@ struct file *guest_memfd_create(const char *name, loff_t size,
 	struct inode *inode;
 	struct file *file;
 
-	if (size <= 0 || !PAGE_ALIGNED(size))
+	if (size <= 0 || !PAGE_ALIGNED(size) || flags & ~GUEST_MEMFD_FLAGS)
 		return ERR_PTR(-EINVAL);
 
 	/* __fput() puts it. */

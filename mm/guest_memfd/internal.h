@@ -26,7 +26,7 @@
 
 /**
  * struct gmem_poison - the range that views have yet to be told about
- * @lock: protects @start and @end; taken under folio locks, a leaf
+ * @lock: protects @start and @end; taken under folio locks, i_lock is inside
  * @start: first page, by offset
  * @end: one past the last page; no poison is pending if it is not above @start
  * @work: tells them; holds a reference on the inode while it is queued

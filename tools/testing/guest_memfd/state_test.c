@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests of mm/guest_memfd/state.c against a plain array with a byte for each
- * page.  Each group of tests runs in a process of its own, so that a crash or
- * a report of a sanitizer fails that group and no other.
+ * Tests of mm/guest_memfd/state.c and state_change.c against a plain array with
+ * a byte for each page.  Each group of tests runs in a process of its own, so
+ * that a crash or a report of a sanitizer fails that group and no other.
  */
 #include <errno.h>
 #include <getopt.h>

@@ -325,6 +325,16 @@ TEST_F(chunks, broken_page_gives_ehwpoison_and_its_offset)
 	EXPECT_EQ(7, gmem_peek(self->mem + AFTER_HELD));
 }
 
+TEST_F(chunks, hole_gives_a_mapping_of_a_broken_page_a_new_one)
+{
+	if (!poison(self->mem + HELD))
+		SKIP(return, "no CONFIG_MEMORY_FAILURE");
+	ASSERT_EQ(GMEM_SIGBUS, gmem_peek(self->mem + HELD));
+
+	gmem_punch_pages(self->fd, HELD / GMEM_PAGE_SIZE, 1);
+	EXPECT_EQ(0, gmem_peek(self->mem + HELD));
+}
+
 /*
  * The ioctl's argument may lie in the file
  */

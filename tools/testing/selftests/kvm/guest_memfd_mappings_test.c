@@ -5,7 +5,10 @@
  * kernel on behalf of user space.
  */
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -221,6 +224,69 @@ TEST_F(mapping, mlocked_page_can_be_converted)
 	EXPECT_PRIVATE(5);
 	EXPECT_SHARED(4);
 	EXPECT_SHARED(6);
+}
+
+/*
+ * Unmapping a locked page leaves a reference in a batch of the CPU.  With every
+ * second page private there are many runs to unmap, and the task is made to
+ * change its CPU between any two steps.
+ */
+#define NR_MLOCKED	256
+#define NR_ROUNDS	10
+
+static struct {
+	pid_t tid;
+	bool stop;
+} migration;
+
+static void *migrate_task(void *arg)
+{
+	cpu_set_t cpus;
+	int cpu = 0;
+
+	while (!READ_ONCE(migration.stop)) {
+		cpu ^= 1;
+		CPU_ZERO(&cpus);
+		CPU_SET(cpu, &cpus);
+		sched_setaffinity(migration.tid, sizeof(cpus), &cpus);
+	}
+	return NULL;
+}
+
+static int convert_mlocked_pages(int fd, u8 *mem)
+{
+	u64 error_offset;
+	int i;
+
+	gmem_pages_to_shared(fd, 0, NR_MLOCKED);
+	for (i = 1; i < NR_MLOCKED; i += 2)
+		gmem_pages_to_private(fd, i, 1);
+	for (i = 0; i < NR_MLOCKED; i += 2)
+		gmem_poke(mem + i * GMEM_PAGE_SIZE, i);
+
+	return __gmem_set_memory_attributes(fd, 0, NR_MLOCKED * GMEM_PAGE_SIZE,
+					    KVM_MEMORY_ATTRIBUTE_PRIVATE,
+					    &error_offset);
+}
+
+TEST_F(mapping, mlocked_runs_convert_while_the_task_changes_its_cpu)
+{
+	pthread_t thread;
+	int i;
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP(return, "there is only one CPU");
+
+	ASSERT_EQ(0, mlock(page(0), NR_MLOCKED * GMEM_PAGE_SIZE));
+	migration.tid = syscall(SYS_gettid);
+	migration.stop = false;
+	kvm_pthread_create(&thread, NULL, migrate_task, NULL);
+
+	for (i = 0; i < NR_ROUNDS; i++)
+		EXPECT_EQ(0, convert_mlocked_pages(self->fd, self->mem));
+
+	WRITE_ONCE(migration.stop, true);
+	kvm_pthread_join(thread, NULL);
 }
 
 TEST_F(mapping, populate_up_to_a_private_page)

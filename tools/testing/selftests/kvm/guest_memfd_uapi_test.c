@@ -161,11 +161,14 @@ TEST_F(vm_type, other_ioctl_is_enotty)
 	EXPECT_EQ(ENOTTY, errno);
 }
 
-TEST_F(vm_type, ioctl_on_the_vm_is_enotty)
+/* Architectures differ in what they say of an ioctl that they do not know. */
+TEST_F(vm_type, ioctl_on_the_vm_is_unknown)
 {
-	EXPECT_EQ(ENOTTY, set_attributes2(self->vm->fd, (struct kvm_memory_attributes2) {
+	int err = set_attributes2(self->vm->fd, (struct kvm_memory_attributes2) {
 		.size = FILE_SIZE,
-	}));
+	});
+
+	EXPECT_TRUE(err == ENOTTY || err == EINVAL);
 }
 
 TEST_F(vm_type, null_argument_is_efault)

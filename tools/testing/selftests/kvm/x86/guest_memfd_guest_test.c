@@ -468,6 +468,23 @@ TEST_F(guest, access_without_a_memslot_is_mmio)
 	EXPECT_EQ(gpa(5), self->vcpu->run->mmio.phys_addr);
 }
 
+/* The vCPU must not be caught by what it remembers of the MMIO. */
+TEST_F(guest, private_memory_is_found_where_mmio_was)
+{
+	delete_slot(self->vm);
+	gmem_poke(page(5), 0x55);
+	gmem_pages_to_private(self->fd, 5, 1);
+
+	ASSERT_EQ(0, send_request(self->vcpu, gpa(5), false, 0));
+	ASSERT_EQ(KVM_EXIT_MMIO, self->vcpu->run->exit_reason);
+	memset(self->vcpu->run->mmio.data, 0xff, sizeof(self->vcpu->run->mmio.data));
+	vcpu_run(self->vcpu);
+	EXPECT_EQ(0xff, get_reply(self->vcpu));
+
+	set_slot(self->vm, NR_PAGES, self->fd, 0);
+	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
+}
+
 /*
  * Both models in one VM
  */

@@ -223,6 +223,16 @@ static void unit_is_not_exposed_when_it_is_wholly_private(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_exposed(file_inode(file), 0));
 }
 
+static void last_unit_ends_where_the_file_does(struct kunit *test)
+{
+	struct file *file = test_file(test, UNIT + 8, SHARED_FILE);
+	u8 __user *addr = map(test, file, UNIT + 8);
+
+	KUNIT_ASSERT_EQ(test, 0, write_page(addr, UNIT + 7, 42));
+	KUNIT_ASSERT_EQ(test, 0, to_private(file_inode(file), UNIT, UNIT + 8));
+	KUNIT_EXPECT_FALSE(test, is_exposed(file_inode(file), UNIT));
+}
+
 static void outer_units_that_are_mixed_stay_exposed(struct kunit *test)
 {
 	struct file *file = test_file(test, 3 * UNIT, SHARED_FILE);
@@ -258,6 +268,7 @@ static struct kunit_case faults_test_cases[] = {
 	KUNIT_CASE(private_fault_exposes_nothing),
 	KUNIT_CASE(unit_stays_exposed_while_a_page_of_it_is_shared),
 	KUNIT_CASE(unit_is_not_exposed_when_it_is_wholly_private),
+	KUNIT_CASE(last_unit_ends_where_the_file_does),
 	KUNIT_CASE(outer_units_that_are_mixed_stay_exposed),
 	{}
 };

@@ -5,7 +5,9 @@
  */
 #include <kunit/test.h>
 #include <linux/falloc.h>
+#include <linux/pagemap.h>
 #include <linux/sizes.h>
+#include <linux/swap.h>
 
 #include "gmem_test.h"
 
@@ -68,6 +70,24 @@ static void hole_takes_a_view_through_removal(struct kunit *test)
 	add_owner(test, file_inode(file));
 	KUNIT_EXPECT_EQ(test, 0, punch(file, 2, 7));
 	expect_recorded(test, "remove 2-7: prepare a, begin a, refresh a, end a");
+}
+
+static void view_is_not_told_of_what_is_past_the_end(struct kunit *test)
+{
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+
+	add_owner(test, file_inode(file));
+	KUNIT_EXPECT_EQ(test, 0, punch(file, UNIT - 1, 2 * UNIT));
+	expect_recorded(test, "remove 511-512: prepare a, begin a, refresh a, end a");
+}
+
+static void hole_past_the_end_disturbs_no_view(struct kunit *test)
+{
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+
+	add_owner(test, file_inode(file));
+	KUNIT_EXPECT_EQ(test, 0, punch(file, UNIT, 2 * UNIT));
+	expect_recorded(test, "");
 }
 
 static void hole_frees_its_pages_only(struct kunit *test)
@@ -232,11 +252,34 @@ static void bad_size_is_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EINVAL, PTR_ERR_OR_ZERO(file));
 }
 
+static void unknown_flag_is_refused(struct kunit *test)
+{
+	struct file *file;
+
+	file = guest_memfd_create("[kunit]", PAGE_SIZE,
+				  SHARED_FILE | (GUEST_MEMFD_FLAGS + 1),
+				  &test_fops, NULL, NULL);
+	KUNIT_EXPECT_EQ(test, -EINVAL, PTR_ERR_OR_ZERO(file));
+}
+
+/* As soft offlining does it: other clean page cache would be gone. */
+static void pages_are_not_evicted(struct kunit *test)
+{
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+
+	KUNIT_ASSERT_EQ(test, 0, allocate(file, 0, 8));
+	lru_add_drain_all();
+	invalidate_mapping_pages(file->f_mapping, 0, -1);
+	KUNIT_EXPECT_EQ(test, 8, file->f_mapping->nrpages);
+}
+
 static struct kunit_case file_test_cases[] = {
 	KUNIT_CASE(allocation_fills_the_range),
 	KUNIT_CASE(allocation_calls_no_view),
 	KUNIT_CASE_PARAM(bad_allocation_is_refused, bad_allocation_gen_params),
 	KUNIT_CASE(hole_takes_a_view_through_removal),
+	KUNIT_CASE(view_is_not_told_of_what_is_past_the_end),
+	KUNIT_CASE(hole_past_the_end_disturbs_no_view),
 	KUNIT_CASE(hole_frees_its_pages_only),
 	KUNIT_CASE(hole_keeps_who_may_see_it),
 	KUNIT_CASE(hole_reads_zeroes),
@@ -252,6 +295,8 @@ static struct kunit_case file_test_cases[] = {
 	KUNIT_CASE(folio_past_the_end_is_refused),
 	KUNIT_CASE(folio_that_was_filled_is_not_zeroed),
 	KUNIT_CASE_PARAM(bad_size_is_refused, bad_size_gen_params),
+	KUNIT_CASE(unknown_flag_is_refused),
+	KUNIT_CASE(pages_are_not_evicted),
 	{}
 };
 

@@ -85,6 +85,22 @@ static void broken_page_faults_as_such(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fault_page(addr, 1) & VM_FAULT_HWPOISON);
 }
 
+static void broken_page_is_not_zeroed_by_a_fault(struct kunit *test)
+{
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+	u8 __user *addr = map(test, file, UNIT);
+	struct folio *folio;
+
+	KUNIT_ASSERT_EQ(test, 0, allocate(file, 1, 2));
+	break_folio(test, file_inode(file), 1);
+	fault_page(addr, 1);
+
+	folio = filemap_get_folio(file->f_mapping, 1);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_uptodate(folio));
+	folio_put(folio);
+}
+
 /* As memory_failure() does. */
 static void report_folio(struct inode *inode, struct folio *folio)
 {
@@ -157,6 +173,7 @@ static struct kunit_case poison_test_cases[] = {
 	KUNIT_CASE(broken_page_keeps_the_whole_range_shared),
 	KUNIT_CASE(broken_page_is_not_given_to_a_view),
 	KUNIT_CASE(broken_page_faults_as_such),
+	KUNIT_CASE(broken_page_is_not_zeroed_by_a_fault),
 	KUNIT_CASE(view_is_told_of_poison_while_the_folio_is_locked),
 	KUNIT_CASE(poison_found_meanwhile_is_told_as_one),
 	{}

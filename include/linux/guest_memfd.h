@@ -167,4 +167,39 @@ unsigned int guest_memfd_max_order(struct inode *inode);
 struct folio *guest_memfd_get_folio(struct inode *inode, pgoff_t index);
 void guest_memfd_zero_folio(struct folio *folio);
 
+/**
+ * enum guest_memfd_stall_point - where a test can make a thread wait
+ * @GUEST_MEMFD_STALL_FAULT: a user fault, before it takes invalidate_lock
+ * @GUEST_MEMFD_STALL_FAULT_LOCKED: a user fault that has the folio locked and
+ *	invalidate_lock dropped; there is no page table entry yet
+ * @GUEST_MEMFD_STALL_MAP_PAGES: fault-around, before it sets its entries; spins
+ * @GUEST_MEMFD_STALL_GET_PFN: a view that has a page and has not mapped it
+ * @GUEST_MEMFD_STALL_BEGUN: a conversion, when all views have begun
+ * @GUEST_MEMFD_STALL_UNMAPPED: a conversion, between unmapping a range and
+ *	looking at its folios
+ * @GUEST_MEMFD_STALL_CHECKED: a conversion, when no page is held
+ * @GUEST_MEMFD_STALL_REMOVE: a hole, when all views have begun
+ * @GUEST_MEMFD_STALL_POISON: the worker that tells views of broken pages,
+ *	before it takes invalidate_lock
+ */
+enum guest_memfd_stall_point {
+	GUEST_MEMFD_STALL_FAULT,
+	GUEST_MEMFD_STALL_FAULT_LOCKED,
+	GUEST_MEMFD_STALL_MAP_PAGES,
+	GUEST_MEMFD_STALL_GET_PFN,
+	GUEST_MEMFD_STALL_BEGUN,
+	GUEST_MEMFD_STALL_UNMAPPED,
+	GUEST_MEMFD_STALL_CHECKED,
+	GUEST_MEMFD_STALL_REMOVE,
+	GUEST_MEMFD_STALL_POISON,
+};
+
+#ifdef CONFIG_GUEST_MEMFD_STALL
+void guest_memfd_stall(enum guest_memfd_stall_point point);
+#else
+static inline void guest_memfd_stall(enum guest_memfd_stall_point point)
+{
+}
+#endif
+
 #endif /* _LINUX_GUEST_MEMFD_H */

@@ -8,6 +8,8 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
+#include <trace/events/guest_memfd.h>
+
 #include "internal.h"
 
 /**
@@ -58,7 +60,10 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 	 * There is no other copy.  A clean folio without users would be
 	 * evicted by soft offlining, behind the back of every view.
 	 */
-	folio_mark_dirty(folio);
+	if (!folio_test_dirty(folio)) {
+		folio_mark_dirty(folio);
+		trace_guest_memfd_allocate(&gi->vfs_inode, folio);
+	}
 	return folio;
 }
 

@@ -15,6 +15,8 @@
 #include <linux/sched/signal.h>
 #include <linux/swap.h>
 
+#include <trace/events/guest_memfd.h>
+
 #include "../internal.h"
 #include "internal.h"
 
@@ -102,9 +104,12 @@ static int gmem_wait_unheld(struct gmem_convert *cv, const struct folio *folio)
 {
 	unsigned int attempt;
 
-	for (attempt = 0; gmem_folio_held(folio); attempt++)
-		if (!gmem_wait(cv, attempt))
+	for (attempt = 0; gmem_folio_held(folio); attempt++) {
+		if (!gmem_wait(cv, attempt)) {
+			trace_guest_memfd_held(&cv->gi->vfs_inode, folio);
 			return -EAGAIN;
+		}
+	}
 
 	return 0;
 }
@@ -161,6 +166,7 @@ static int gmem_check_run(struct gmem_convert *cv, pgoff_t start, pgoff_t end)
 
 	while (first < end && gmem_exposed_run(cv->gi, &first, &last)) {
 		unmap_mapping_pages(mapping, first, last - first, false);
+		guest_memfd_stall(GUEST_MEMFD_STALL_UNMAPPED);
 		err = gmem_check_range(cv, first, last);
 		if (err)
 			return err;
@@ -217,12 +223,14 @@ static int gmem_convert_locked(struct gmem_convert *cv)
 		goto err_state;
 
 	gmem_views_begin(change);
+	guest_memfd_stall(GUEST_MEMFD_STALL_BEGUN);
 
 	if (cv->private) {
 		err = gmem_check(cv);
 		if (err)
 			goto err_end;
 	}
+	guest_memfd_stall(GUEST_MEMFD_STALL_CHECKED);
 
 	err = gmem_views_transfer(change);
 	if (err)
@@ -262,8 +270,11 @@ static int gmem_convert_chunk(struct gmem_convert *cv)
 	int err = 0;
 
 	filemap_invalidate_lock(mapping);
-	if (!gmem_skip_done(cv))
+	if (!gmem_skip_done(cv)) {
 		err = gmem_convert_locked(cv);
+		trace_guest_memfd_convert(&cv->change, err, cv->error_index,
+					  cv->waited);
+	}
 	filemap_invalidate_unlock(mapping);
 
 	return err;

@@ -43,10 +43,13 @@ static vm_fault_t gmem_fault(struct vm_fault *vmf)
 	if (vmf->pgoff >= gmem_nr_pages(gi))
 		return VM_FAULT_SIGBUS;
 
+	guest_memfd_stall(GUEST_MEMFD_STALL_FAULT);
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	ret = gmem_fault_locked(gi, vmf);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 
+	if (ret == VM_FAULT_LOCKED)
+		guest_memfd_stall(GUEST_MEMFD_STALL_FAULT_LOCKED);
 	return ret;
 }
 
@@ -90,6 +93,7 @@ static vm_fault_t gmem_map_pages(struct vm_fault *vmf, pgoff_t start,
 	if (!private) {
 		start = gmem_run_start(gi, start, vmf->pgoff);
 		gmem_expose(gi, start, end);
+		guest_memfd_stall(GUEST_MEMFD_STALL_MAP_PAGES);
 		ret = filemap_map_pages(vmf, start, end - 1);
 	}
 

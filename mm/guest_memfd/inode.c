@@ -20,6 +20,9 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/guest_memfd.h>
+
 #include "internal.h"
 
 static struct vfsmount *gmem_mnt __ro_after_init;
@@ -39,6 +42,8 @@ static int gmem_remove_locked(struct gmem_inode *gi,
 		return err;
 
 	gmem_views_begin(change);
+	guest_memfd_stall(GUEST_MEMFD_STALL_REMOVE);
+	trace_guest_memfd_remove(change);
 	gmem_block_remove(gi, change->start, change->end);
 	gmem_views_refresh(change);
 	gmem_views_end(change);
@@ -489,6 +494,8 @@ struct file *guest_memfd_create(const char *name, loff_t size,
 
 	file->f_flags |= O_LARGEFILE;
 	file->private_data = private;
+	trace_guest_memfd_create(inode, flags);
+	gmem_debugfs_add(gmem_i(inode));
 	return file;
 
 err_inode:
@@ -522,6 +529,7 @@ static struct inode *gmem_alloc_inode(struct super_block *sb)
 	gi->flags = 0;
 	gi->owner = NULL;
 	gi->exposed = NULL;
+	gi->debugfs = NULL;
 	mpol_shared_policy_init(&gi->policy, NULL);
 	INIT_LIST_HEAD(&gi->views);
 	gmem_state_init(&gi->state, true);
@@ -539,6 +547,8 @@ static void gmem_evict_inode(struct inode *inode)
 
 	VM_WARN_ON_ONCE(!list_empty(&gi->views));
 
+	gmem_debugfs_del(gi);
+	trace_guest_memfd_free(inode);
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
 	gmem_exposure_destroy(gi);
@@ -597,6 +607,7 @@ static int __init gmem_init(void)
 		panic("guest_memfd: cannot mount its file system");
 
 	gmem_mnt->mnt_flags |= MNT_NOEXEC;
+	gmem_debugfs_init();
 	return 0;
 }
 fs_initcall(gmem_init);

@@ -10,6 +10,8 @@
  *	exposure which units may be in user page tables
  *	block	 where the folios come from
  *	poison	 telling views of broken pages
+ *	debugfs	 the runs of a file, for a developer to look at
+ *	stall	 points at which a test can make a thread wait
  *
  * state knows nothing of folios, block nothing of state.
  */
@@ -52,6 +54,7 @@ struct gmem_poison {
  *	invalidate_lock held shared, cleared with it held for write; NULL if
  *	the file cannot be mapped
  * @poison: broken pages found, not yet told
+ * @debugfs: its directory
  */
 struct gmem_inode {
 	struct inode vfs_inode;
@@ -62,6 +65,7 @@ struct gmem_inode {
 	struct gmem_state state;
 	unsigned long *exposed;
 	struct gmem_poison poison;
+	struct dentry *debugfs;
 };
 
 static inline struct gmem_inode *gmem_i(const struct inode *inode)
@@ -107,5 +111,17 @@ void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
 /* poison.c */
 void gmem_poison_init(struct gmem_poison *poison);
 void gmem_poison_report(struct gmem_inode *gi, const struct folio *folio);
+
+/* debugfs.c */
+#ifdef CONFIG_DEBUG_FS
+struct dentry *gmem_debugfs_root(void);
+void gmem_debugfs_init(void);
+void gmem_debugfs_add(struct gmem_inode *gi);
+void gmem_debugfs_del(struct gmem_inode *gi);
+#else
+static inline void gmem_debugfs_init(void) { }
+static inline void gmem_debugfs_add(struct gmem_inode *gi) { }
+static inline void gmem_debugfs_del(struct gmem_inode *gi) { }
+#endif
 
 #endif /* _MM_GUEST_MEMFD_INTERNAL_H */

@@ -10,6 +10,8 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 
+#include <trace/events/guest_memfd.h>
+
 #include "internal.h"
 
 static void gmem_poison_tell(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
@@ -21,7 +23,9 @@ static void gmem_poison_tell(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 		.type = GUEST_MEMFD_POISON,
 	};
 
+	guest_memfd_stall(GUEST_MEMFD_STALL_POISON);
 	filemap_invalidate_lock(gi->vfs_inode.i_mapping);
+	trace_guest_memfd_poison(&change);
 	gmem_views_begin(&change);
 	gmem_views_refresh(&change);
 	gmem_views_end(&change);

@@ -8,6 +8,8 @@
 #include <linux/export.h>
 #include <linux/list.h>
 
+#include <trace/events/guest_memfd.h>
+
 #include "internal.h"
 
 /**
@@ -162,9 +164,12 @@ void gmem_views_refresh(const struct guest_memfd_change *change)
 
 	gmem_assert_locked_write(gi);
 
-	list_for_each_entry(view, &gi->views, node)
-		if (view->ops->refresh)
+	list_for_each_entry(view, &gi->views, node) {
+		if (view->ops->refresh) {
 			view->ops->refresh(view, change);
+			trace_guest_memfd_refresh(change);
+		}
+	}
 }
 
 /**

@@ -25,18 +25,41 @@
 /* Instead of the byte, if there was a SIGBUS. */
 #define GMEM_SIGBUS	(-1)
 
+/* Each thread catches its own, so that several can look at once. */
+static __thread sigjmp_buf *volatile gmem_sigbus_env;
+
+static inline void gmem_sigbus_handler(int sig)
+{
+	sigjmp_buf *env = gmem_sigbus_env;
+
+	if (!env) {
+		signal(SIGBUS, SIG_DFL);
+		return;
+	}
+	gmem_sigbus_env = NULL;
+	siglongjmp(*env, 1);
+}
+
+static inline void gmem_expect_sigbus(sigjmp_buf *env)
+{
+	const struct sigaction action = { .sa_handler = gmem_sigbus_handler };
+
+	sigaction(SIGBUS, &action, NULL);
+	gmem_sigbus_env = env;
+}
+
 /* Read a byte through a mapping. */
 static inline int gmem_peek(const void *addr)
 {
-	struct sigaction old, new = { .sa_handler = expect_sigbus_handler };
+	sigjmp_buf env;
 	int byte;
 
-	sigaction(SIGBUS, &new, &old);
-	if (sigsetjmp(expect_sigbus_jmpbuf, 1))
-		byte = GMEM_SIGBUS;
-	else
-		byte = READ_ONCE(*(const u8 *)addr);
-	sigaction(SIGBUS, &old, NULL);
+	if (sigsetjmp(env, 1))
+		return GMEM_SIGBUS;
+
+	gmem_expect_sigbus(&env);
+	byte = READ_ONCE(*(const u8 *)addr);
+	gmem_sigbus_env = NULL;
 
 	return byte;
 }
@@ -44,19 +67,16 @@ static inline int gmem_peek(const void *addr)
 /* Write a byte through a mapping: 0 or GMEM_SIGBUS. */
 static inline int gmem_poke(void *addr, u8 byte)
 {
-	struct sigaction old, new = { .sa_handler = expect_sigbus_handler };
-	int ret;
+	sigjmp_buf env;
 
-	sigaction(SIGBUS, &new, &old);
-	if (sigsetjmp(expect_sigbus_jmpbuf, 1)) {
-		ret = GMEM_SIGBUS;
-	} else {
-		WRITE_ONCE(*(u8 *)addr, byte);
-		ret = 0;
-	}
-	sigaction(SIGBUS, &old, NULL);
+	if (sigsetjmp(env, 1))
+		return GMEM_SIGBUS;
 
-	return ret;
+	gmem_expect_sigbus(&env);
+	WRITE_ONCE(*(u8 *)addr, byte);
+	gmem_sigbus_env = NULL;
+
+	return 0;
 }
 
 /* Is there a page table entry for it?  Does not touch the page. */

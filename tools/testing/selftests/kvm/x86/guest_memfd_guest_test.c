@@ -12,6 +12,7 @@
 
 #include <linux/kvm_para.h>
 
+#include "guest_memfd_serve.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -20,10 +21,7 @@
 #include "test_util.h"
 #include "ucall_common.h"
 
-/* Far from what the library uses, mapped 1:1 by the guest. */
-#define TRACKING_SLOT	10
-#define TRACKING_GPA	((u64)SZ_4G)
-#define LEGACY_SLOT	11
+#define LEGACY_SLOT	(TRACKING_SLOT + 1)
 #define LEGACY_GPA	(TRACKING_GPA + SZ_1G)
 
 #define NR_PAGES	(SZ_4M / GMEM_PAGE_SIZE)
@@ -38,79 +36,6 @@ FIXTURE(guest) {
 	int fd;
 	u8 *mem;
 };
-
-/* A guest that reads and writes what it is told to. */
-static struct {
-	u64 gpa;
-	bool write;
-	u8 byte;
-} request;
-
-static void guest_serve(void)
-{
-	for (;;) {
-		u8 *addr = (u8 *)READ_ONCE(request.gpa);
-
-		if (READ_ONCE(request.write))
-			WRITE_ONCE(*addr, READ_ONCE(request.byte));
-		GUEST_SYNC1(READ_ONCE(*addr));
-	}
-}
-
-static int send_request(struct kvm_vcpu *vcpu, u64 gpa, bool write, u8 byte)
-{
-	request.gpa = gpa;
-	request.write = write;
-	request.byte = byte;
-	sync_global_to_guest(vcpu->vm, request);
-
-	return _vcpu_run(vcpu);
-}
-
-static u8 get_reply(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
-	return uc.args[0];
-}
-
-static u8 guest_read(struct kvm_vcpu *vcpu, u64 gpa)
-{
-	TEST_ASSERT(!send_request(vcpu, gpa, false, 0), "KVM_RUN failed");
-	return get_reply(vcpu);
-}
-
-static void guest_write(struct kvm_vcpu *vcpu, u64 gpa, u8 byte)
-{
-	TEST_ASSERT(!send_request(vcpu, gpa, true, byte), "KVM_RUN failed");
-	TEST_ASSERT_EQ(get_reply(vcpu), byte);
-}
-
-/*
- * Without a host address: if it were that of a mapping of the file, KVM would
- * also hear of a change from there, and a missing call from the file would go
- * unnoticed.
- */
-static int __set_slot(struct kvm_vm *vm, u64 nr_pages, int fd, u64 first_page)
-{
-	return __vm_set_user_memory_region2(vm, TRACKING_SLOT,
-					    KVM_MEM_GUEST_MEMFD, TRACKING_GPA,
-					    nr_pages * GMEM_PAGE_SIZE, NULL, fd,
-					    first_page * GMEM_PAGE_SIZE);
-}
-
-static void set_slot(struct kvm_vm *vm, u64 nr_pages, int fd, u64 first_page)
-{
-	TEST_ASSERT(!__set_slot(vm, nr_pages, fd, first_page),
-		    "Cannot set the memslot");
-}
-
-static void delete_slot(struct kvm_vm *vm)
-{
-	set_slot(vm, 0, -1, 0);
-}
 
 FIXTURE_SETUP(guest)
 {

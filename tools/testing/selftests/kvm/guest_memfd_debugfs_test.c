@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What a developer may look at: the runs of a guest_memfd in debugfs, and the
+ * trace events of "guest_memfd".
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#include "guest_memfd_util.h"
+#include "kvm_syscalls.h"
+#include "kvm_test_harness.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+#define DEBUGFS		"/sys/kernel/debug/guest_memfd"
+#define TRACEFS		"/sys/kernel/tracing"
+#define EVENTS		TRACEFS "/events/guest_memfd/enable"
+
+#define NR_PAGES	(SZ_4M / GMEM_PAGE_SIZE)
+
+/*
+ * A file that is all shared, and what can be read of it.
+ */
+FIXTURE(watched) {
+	struct kvm_vm *vm;
+	int fd;
+	u8 *mem;
+	u64 ino;
+	char runs[64];
+	char text[16384];
+};
+
+static u64 ino_of(int fd)
+{
+	struct stat st;
+
+	TEST_ASSERT(!fstat(fd, &st), "fstat() failed");
+	return st.st_ino;
+}
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = open_path_or_exit(path, O_WRONLY | O_TRUNC);
+
+	TEST_ASSERT(write(fd, text, strlen(text)) == strlen(text),
+		    "Cannot write '%s' to %s", text, path);
+	kvm_close(fd);
+}
+
+static void read_file(const char *path, char *text, size_t size)
+{
+	int fd = open_path_or_exit(path, O_RDONLY);
+	ssize_t len, all = 0;
+
+	do {
+		len = read(fd, text + all, size - 1 - all);
+		TEST_ASSERT(len >= 0, "Cannot read %s", path);
+		all += len;
+	} while (len);
+	text[all] = '\0';
+	kvm_close(fd);
+}
+
+FIXTURE_SETUP(watched)
+{
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		SKIP(return, "no VM type with private memory");
+	if (access(DEBUGFS, X_OK) || access(EVENTS, W_OK))
+		SKIP(return, "no debugfs or no tracefs");
+
+	write_file(TRACEFS "/trace", "");
+	write_file(EVENTS, "1");
+	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
+					 GUEST_MEMFD_FLAG_MMAP |
+					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->mem = gmem_map_pages(self->fd, NR_PAGES);
+	self->ino = ino_of(self->fd);
+	snprintf(self->runs, sizeof(self->runs), DEBUGFS "/%lu/runs", self->ino);
+}
+
+static void drop_file(u8 *mem, int fd)
+{
+	kvm_munmap(mem, NR_PAGES * GMEM_PAGE_SIZE);
+	close(fd);
+}
+
+FIXTURE_TEARDOWN(watched)
+{
+	if (self->fd >= 0)
+		drop_file(self->mem, self->fd);
+	kvm_vm_free(self->vm);
+	write_file(EVENTS, "0");
+}
+
+static const char *runs(struct _test_data_watched *self)
+{
+	read_file(self->runs, self->text, sizeof(self->text));
+	return self->text;
+}
+
+TEST_F(watched, new_file_is_one_run)
+{
+	EXPECT_STREQ("0x0 0x400000 shared 0\n", runs(self));
+}
+
+TEST_F(watched, runs_follow_conversions)
+{
+	gmem_pages_to_private(self->fd, 3, 2);
+	gmem_pages_to_private(self->fd, NR_PAGES / 2, NR_PAGES / 2);
+
+	EXPECT_STREQ("0x0 0x3000 shared 0\n"
+		     "0x3000 0x2000 private 0\n"
+		     "0x5000 0x1fb000 shared 0\n"
+		     "0x200000 0x200000 private 0\n", runs(self));
+}
+
+/* More than one read() gets. */
+TEST_F(watched, many_runs_come_all_and_in_order)
+{
+	u64 i, start, len, end = 0, nr = 0;
+	char state[8], *line, *next;
+
+	for (i = 0; i < NR_PAGES; i += 4)
+		gmem_pages_to_private(self->fd, i, 1);
+
+	runs(self);
+	for (line = self->text; *line; line = next + 1) {
+		next = strchr(line, '\n');
+		ASSERT_EQ(3, sscanf(line, "0x%lx 0x%lx %7s", &start, &len, state));
+		EXPECT_EQ(end, start);
+		EXPECT_STREQ(nr % 2 ? "shared" : "private", state);
+		end = start + len;
+		nr++;
+	}
+	EXPECT_EQ(NR_PAGES * GMEM_PAGE_SIZE, end);
+	EXPECT_EQ(NR_PAGES / 2, nr);
+}
+
+TEST_F(watched, directory_goes_with_the_file)
+{
+	EXPECT_EQ(0, access(self->runs, F_OK));
+	drop_file(self->mem, self->fd);
+	self->fd = -1;
+
+	EXPECT_EQ(-1, access(self->runs, F_OK));
+}
+
+TEST_F(watched, runs_that_are_open_end_with_the_file)
+{
+	int fd = open_path_or_exit(self->runs, O_RDONLY);
+	char byte;
+
+	drop_file(self->mem, self->fd);
+	self->fd = -1;
+
+	EXPECT_EQ(-1, read(fd, &byte, 1));
+	EXPECT_EQ(EIO, errno);
+	close(fd);
+}
+
+/*
+ * Trace events
+ */
+
+/* The rest of the line of an event of this file, to compare it with. */
+static const char *event(struct _test_data_watched *self, const char *name)
+{
+	char key[64], *line;
+
+	read_file(TRACEFS "/trace", self->text, sizeof(self->text));
+	snprintf(key, sizeof(key), " %s: ino=%lu ", name, self->ino);
+	line = strstr(self->text, key);
+	if (!line)
+		return "";
+	line += strlen(key);
+	line[strcspn(line, "\n")] = '\0';
+	return line;
+}
+
+TEST_F(watched, creation_is_traced)
+{
+	EXPECT_STREQ("size=0x400000 flags=mmap|init-shared|track-state",
+		     event(self, "guest_memfd_create"));
+}
+
+TEST_F(watched, allocation_is_traced_once)
+{
+	char key[64];
+
+	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 1);
+	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 2);
+	EXPECT_EQ(0, strncmp("index=5 pfn=0x", event(self, "guest_memfd_allocate"),
+			     14));
+
+	snprintf(key, sizeof(key), "guest_memfd_allocate: ino=%lu", self->ino);
+	read_file(TRACEFS "/trace", self->text, sizeof(self->text));
+	EXPECT_EQ(NULL, strstr(strstr(self->text, key) + 1, key));
+}
+
+TEST_F(watched, conversion_is_traced)
+{
+	gmem_pages_to_private(self->fd, 3, 2);
+
+	EXPECT_STREQ("to-private 3-5 err=0 error_index=3 waited=0",
+		     event(self, "guest_memfd_convert"));
+}
+
+TEST_F(watched, refused_conversion_tells_the_page_and_the_error)
+{
+	struct iovec iov = { self->mem + 4 * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE };
+	u64 error_offset;
+	int pipe_fds[2];
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	ASSERT_EQ(GMEM_PAGE_SIZE, vmsplice(pipe_fds[1], &iov, 1, 0));
+	EXPECT_EQ(-1, __gmem_set_memory_attributes(self->fd, 3 * GMEM_PAGE_SIZE,
+						   2 * GMEM_PAGE_SIZE,
+						   KVM_MEMORY_ATTRIBUTE_PRIVATE,
+						   &error_offset));
+
+	EXPECT_EQ(0, strncmp("to-private 3-5 err=-11 error_index=4 waited=",
+			     event(self, "guest_memfd_convert"), 44));
+	EXPECT_NE(NULL, strstr(event(self, "guest_memfd_held"), "refs=1 pinned=0"));
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+TEST_F(watched, hole_is_traced)
+{
+	gmem_punch_pages(self->fd, 3, 2);
+
+	EXPECT_STREQ("remove 3-5", event(self, "guest_memfd_remove"));
+}
+
+TEST_F(watched, end_is_traced)
+{
+	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 1);
+	drop_file(self->mem, self->fd);
+	self->fd = -1;
+
+	EXPECT_STREQ("nr_pages=1", event(self, "guest_memfd_free"));
+}
+
+TEST_HARNESS_MAIN

@@ -3,7 +3,7 @@
 # not composed into the kernel tree.
 
 # Several words are fine: ARCH="x86_64 arm64" FLAVOUR="plain debug".
-export ARCH FLAVOUR T LONG BASE FORCE V MIRROR
+export ARCH FLAVOUR T LONG BASE FORCE EACH V MIRROR
 
 MAKEFLAGS += --no-print-directory
 
@@ -14,6 +14,9 @@ help:
 	@echo 'make build    build the kernels: ARCH="x86_64 arm64" FLAVOUR="plain debug kasan"'
 	@echo 'make tree     compose build/linux: base + our files + patches (FORCE=1: drop what it holds)'
 	@echo 'make patches  write the commits of build/linux back to patches/ and to our files'
+	@echo 'make series   write patches and our files as mail for git am to build/series, and prove it'
+	@echo 'make check    checkpatch, sparse, W=1, kernel-doc, lock assertions, shellcheck (part of make test)'
+	@echo 'make bisect   build the kernel at the end of each part of the series (EACH=1: at each patch)'
 	@echo 'make setup    install the Debian packages needed'
 	@echo 'make clean    remove build/ (the cache outside the checkout stays)'
 	@echo
@@ -43,10 +46,19 @@ run: tree
 test: tree
 	@rig/test
 
+series: setup
+	@rig/series
+
+check: tree
+	@ARCH=host rig/test --no-build $(if $(T),,'check-*')
+
+bisect: setup
+	@rig/bisect
+
 bench: tree
 	@rig/bench
 
 clean:
 	rm -rf build
 
-.PHONY: help setup tree patches build run test bench clean
+.PHONY: help setup tree patches build run test series check bisect bench clean

@@ -297,6 +297,8 @@ struct folio *guest_memfd_get_folio(struct inode *inode, pgoff_t index)
 {
 	struct folio *folio;
 
+	gmem_assert_locked(gmem_i(inode));
+
 	if (index >= gmem_nr_pages(gmem_i(inode)))
 		return ERR_PTR(-EINVAL);
 

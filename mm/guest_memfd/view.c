@@ -106,9 +106,11 @@ int gmem_views_prepare(const struct guest_memfd_change *change)
  */
 void gmem_views_abort(const struct guest_memfd_change *change)
 {
-	struct list_head *views = &gmem_i(change->inode)->views;
+	struct gmem_inode *gi = gmem_i(change->inode);
 
-	gmem_views_abort_before(list_entry(views, struct guest_memfd_view,
+	gmem_assert_locked_write(gi);
+
+	gmem_views_abort_before(list_entry(&gi->views, struct guest_memfd_view,
 					   node), change);
 }
 

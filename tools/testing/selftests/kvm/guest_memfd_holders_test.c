@@ -273,13 +273,13 @@ static const struct holder_ops process_vm_writev_ops = {
 	.close		= close_stall,
 };
 
-ADD_HOLDER(vmsplice);
-ADD_HOLDER(full_pipe);
-ADD_HOLDER(tee);
-ADD_HOLDER(pin_to_read);
-ADD_HOLDER(pin_to_write);
-ADD_HOLDER(pin_fast);
-ADD_HOLDER(process_vm_readv);
-ADD_HOLDER(process_vm_writev);
+FIXTURE_VARIANT_ADD(holder, vmsplice) { .ops = &vmsplice_ops };
+FIXTURE_VARIANT_ADD(holder, full_pipe) { .ops = &full_pipe_ops };
+FIXTURE_VARIANT_ADD(holder, tee) { .ops = &tee_ops };
+FIXTURE_VARIANT_ADD(holder, pin_to_read) { .ops = &pin_to_read_ops };
+FIXTURE_VARIANT_ADD(holder, pin_to_write) { .ops = &pin_to_write_ops };
+FIXTURE_VARIANT_ADD(holder, pin_fast) { .ops = &pin_fast_ops };
+FIXTURE_VARIANT_ADD(holder, process_vm_readv) { .ops = &process_vm_readv_ops };
+FIXTURE_VARIANT_ADD(holder, process_vm_writev) { .ops = &process_vm_writev_ops };
 
 TEST_HARNESS_MAIN

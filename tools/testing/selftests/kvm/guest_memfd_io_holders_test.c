@@ -68,7 +68,7 @@ static const struct holder_ops io_uring_ops = {
 #define CONFIGFS	"/sys/kernel/config"
 #define DISK		"gmem_test"
 #define DISK_CONFIG	CONFIGFS "/nullb/" DISK
-#define DISK_NSECS	"500000000"
+#define DISK_NSECS	"300000000"
 
 static int disk_fd;
 static aio_context_t disk_ctx;
@@ -196,9 +196,9 @@ static const struct holder_ops direct_write_ops = {
 	.close		= close_disk,
 };
 
-ADD_HOLDER(io_uring);
-ADD_HOLDER(direct_read);
-ADD_HOLDER(direct_write);
+FIXTURE_VARIANT_ADD(holder, io_uring) { .ops = &io_uring_ops };
+FIXTURE_VARIANT_ADD(holder, direct_read) { .ops = &direct_read_ops };
+FIXTURE_VARIANT_ADD(holder, direct_write) { .ops = &direct_write_ops };
 
 int main(int argc, char **argv)
 {

@@ -104,6 +104,6 @@ static const struct holder_ops vfio_ops = {
 	.close		= close_vfio,
 };
 
-ADD_HOLDER(vfio);
+FIXTURE_VARIANT_ADD(holder, vfio) { .ops = &vfio_ops };
 
 TEST_HARNESS_MAIN

@@ -61,9 +61,6 @@ FIXTURE_VARIANT(holder) {
 	const struct holder_ops *ops;
 };
 
-#define ADD_HOLDER(name) \
-	FIXTURE_VARIANT_ADD(holder, name) { .ops = &name##_ops }
-
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
 
 FIXTURE_SETUP(holder)
@@ -85,7 +82,7 @@ FIXTURE_SETUP(holder)
 		gmem_stamp(page(i), i);
 }
 
-static void release_page(FIXTURE_DATA(holder) *self)
+static void release_page(FIXTURE_DATA(holder) * self)
 {
 	self->ops->release();
 	self->held = false;
@@ -105,7 +102,7 @@ FIXTURE_TEARDOWN(holder)
 }
 
 /* Some change the page as soon as they hold it: remember what it is then. */
-static int hold_page(FIXTURE_DATA(holder) *self)
+static int hold_page(FIXTURE_DATA(holder) * self)
 {
 	int err = self->ops->hold(page(HELD));
 

@@ -112,7 +112,7 @@ static inline bool stall_wait_for_fault(struct stalled_call *stall)
  */
 static inline bool stall_is_asleep_in(struct stalled_call *stall, long nr)
 {
-	char path[64], line[128] = "";
+	char path[64], line[128] = "", *end;
 	FILE *file;
 	long found;
 
@@ -125,7 +125,8 @@ static inline bool stall_is_asleep_in(struct stalled_call *stall, long nr)
 		line[0] = 0;
 	fclose(file);
 
-	return sscanf(line, "%ld", &found) == 1 && found == nr;
+	found = strtol(line, &end, 10);
+	return end != line && found == nr;
 }
 
 /* Returns true once the call is asleep in @nr, false if it returned. */

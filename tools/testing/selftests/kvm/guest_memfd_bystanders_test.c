@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Those who have a page of a guest_memfd mapped, or a call under way that will
- * need it, but do not hold it.
+ * Other processes that have a page of a guest_memfd mapped, and those who look
+ * into them.
  *
- * None of them can hold up a conversion, whatever it is doing at the time, or
- * if it is doing nothing at all.  Afterwards it can neither see nor change the
- * page.  See guest_memfd_holders_test.c for those who do hold it.
+ * None of them can hold up a conversion, even if it does not run.  Afterwards
+ * it can neither see nor change the page.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -14,7 +13,6 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -40,32 +38,6 @@ static int convert_page(int fd)
 					       NULL);
 
 	return ret ? errno : 0;
-}
-
-/* A file that is all shared, and a mapping of it with a stamp in each page. */
-static void make_file(struct kvm_vm **vm, int *fd, u8 **mem)
-{
-	int i;
-
-	*vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	*fd = vm_create_guest_memfd(*vm, FILE_PAGES * GMEM_PAGE_SIZE,
-				    GUEST_MEMFD_FLAG_MMAP |
-				    GUEST_MEMFD_FLAG_INIT_SHARED);
-	*mem = gmem_map_pages(*fd, FILE_PAGES);
-	for (i = 0; i < FILE_PAGES; i++)
-		gmem_stamp(*mem + i * GMEM_PAGE_SIZE, STAMP(i));
-}
-
-static void free_file(struct kvm_vm *vm, int fd, u8 *mem)
-{
-	kvm_munmap(mem, FILE_PAGES * GMEM_PAGE_SIZE);
-	close(fd);
-	kvm_vm_free(vm);
-}
-
-static bool have_private_memory(void)
-{
-	return kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM);
 }
 
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
@@ -173,11 +145,17 @@ static void start_process(int fd, u8 *mem)
 		serve_questions(gmem_map_pages(fd, FILE_PAGES));
 }
 
+static void stop_other(void)
+{
+	kill(other.pid, SIGSTOP);
+	wait_until_other_stops();
+}
+
 /*
- * It has locked its memory by the time it answers.  mlock() fails if there is a
- * private page in it; the mapping is a locked one all the same.
+ * It is stopped, with all pages mapped and locked, unless it is asked.  mlock()
+ * fails if there is a private page; the mapping is a locked one all the same.
  */
-static void start_locking_process(int fd, u8 *mem)
+static void start_stopped_process(int fd, u8 *mem)
 {
 	if (!fork_other(mem)) {
 		mem = gmem_map_pages(fd, FILE_PAGES);
@@ -185,18 +163,6 @@ static void start_locking_process(int fd, u8 *mem)
 		serve_questions(mem);
 	}
 	ask_peek(SHARED_PAGE);
-}
-
-static void stop_other(void)
-{
-	kill(other.pid, SIGSTOP);
-	wait_until_other_stops();
-}
-
-/* It is stopped, with all pages mapped and locked, unless it is asked. */
-static void start_stopped_process(int fd, u8 *mem)
-{
-	start_locking_process(fd, mem);
 	stop_other();
 }
 
@@ -291,6 +257,7 @@ static int process_vm_poke(u64 page, u8 byte)
 	       0 : -errno;
 }
 
+/* A file that is all shared, and a mapping of it with a stamp in each page. */
 FIXTURE(viewer) {
 	struct kvm_vm *vm;
 	int fd;
@@ -320,14 +287,6 @@ FIXTURE_VARIANT_ADD(viewer, child)
 FIXTURE_VARIANT_ADD(viewer, second_process)
 {
 	.start = start_process,
-	.peek = ask_peek,
-	.poke = ask_poke,
-	.denied = GMEM_SIGBUS,
-};
-
-FIXTURE_VARIANT_ADD(viewer, process_that_locks_its_memory)
-{
-	.start = start_locking_process,
 	.peek = ask_peek,
 	.poke = ask_poke,
 	.denied = GMEM_SIGBUS,
@@ -367,10 +326,18 @@ FIXTURE_VARIANT_ADD(viewer, process_vm)
 
 FIXTURE_SETUP(viewer)
 {
-	if (!have_private_memory())
+	int i;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
 		SKIP(return, "no VM type with private memory");
 
-	make_file(&self->vm, &self->fd, &self->mem);
+	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	self->fd = vm_create_guest_memfd(self->vm, FILE_PAGES * GMEM_PAGE_SIZE,
+					 GUEST_MEMFD_FLAG_MMAP |
+					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->mem = gmem_map_pages(self->fd, FILE_PAGES);
+	for (i = 0; i < FILE_PAGES; i++)
+		gmem_stamp(page(i), STAMP(i));
 }
 
 FIXTURE_TEARDOWN(viewer)
@@ -380,7 +347,9 @@ FIXTURE_TEARDOWN(viewer)
 
 	if (other.pid)
 		kill_other();
-	free_file(self->vm, self->fd, self->mem);
+	kvm_munmap(self->mem, FILE_PAGES * GMEM_PAGE_SIZE);
+	close(self->fd);
+	kvm_vm_free(self->vm);
 }
 
 TEST_F(viewer, does_not_hold_up_a_conversion)
@@ -399,14 +368,6 @@ TEST_F(viewer, sees_a_page_until_it_is_private)
 	ASSERT_EQ(0, convert_page(self->fd));
 	EXPECT_EQ(variant->denied, variant->peek(PAGE));
 	EXPECT_EQ(STAMP(SHARED_PAGE), variant->peek(SHARED_PAGE));
-}
-
-TEST_F(viewer, which_looks_for_the_first_time_sees_no_private_page)
-{
-	variant->start(self->fd, self->mem);
-
-	ASSERT_EQ(0, convert_page(self->fd));
-	EXPECT_EQ(variant->denied, variant->peek(PAGE));
 }
 
 TEST_F(viewer, cannot_change_a_private_page)
@@ -438,241 +399,6 @@ TEST_F(viewer, started_after_the_conversion_sees_no_private_page)
 
 	EXPECT_EQ(variant->denied, variant->peek(PAGE));
 	EXPECT_EQ(STAMP(SHARED_PAGE), variant->peek(SHARED_PAGE));
-}
-
-/*
- * Calls that are under way, before they have come to the page.
- */
-
-static struct stalled_call stall;
-static int pipe_fds[2];
-
-static ssize_t call_proc_mem_read(struct stalled_call *stall)
-{
-	return pread(stall->fd, stall->buffer, GMEM_PAGE_SIZE,
-		     (uintptr_t)stall->target);
-}
-
-static ssize_t call_proc_mem_write(struct stalled_call *stall)
-{
-	return pwrite(stall->fd, stall->buffer, GMEM_PAGE_SIZE,
-		      (uintptr_t)stall->target);
-}
-
-/* The remote page is the one that stalls. */
-static ssize_t call_readv_into(struct stalled_call *stall)
-{
-	struct iovec local = { stall->target, GMEM_PAGE_SIZE };
-	struct iovec remote = { stall->buffer, GMEM_PAGE_SIZE };
-
-	return process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-}
-
-static ssize_t call_read(struct stalled_call *stall)
-{
-	return read(stall->fd, stall->target, GMEM_PAGE_SIZE);
-}
-
-static ssize_t call_write(struct stalled_call *stall)
-{
-	return write(stall->fd, stall->target, GMEM_PAGE_SIZE);
-}
-
-static ssize_t call_vmsplice(struct stalled_call *stall)
-{
-	struct iovec iov = { stall->target, GMEM_PAGE_SIZE };
-
-	return vmsplice(stall->fd, &iov, 1, 0);
-}
-
-static void start_stalled(u8 *page)
-{
-	stall.target = page;
-	stall.fd = open_path_or_exit("/proc/self/mem", O_RDWR);
-	stall_run(&stall);
-	TEST_ASSERT(stall_wait_for_fault(&stall), "The call did not stall");
-}
-
-static ssize_t finish_stalled(void)
-{
-	stall_resolve(&stall);
-	return stall_join(&stall);
-}
-
-static void start_and_sleep(u8 *page, int fd, long nr)
-{
-	stall.target = page;
-	stall.fd = fd;
-	stall_run(&stall);
-	TEST_ASSERT(stall_wait_for_sleep(&stall, nr), "The call does not wait");
-}
-
-static void start_read(u8 *page)
-{
-	TEST_ASSERT(!pipe(pipe_fds), "pipe() failed");
-	start_and_sleep(page, pipe_fds[0], __NR_read);
-}
-
-static ssize_t finish_read(void)
-{
-	u8 data[GMEM_PAGE_SIZE];
-
-	memset(data, STALL_BYTE, sizeof(data));
-	TEST_ASSERT(write(pipe_fds[1], data, sizeof(data)) == sizeof(data),
-		    "Cannot write to the pipe");
-	return stall_join(&stall);
-}
-
-static void fill_pipe(void)
-{
-	static const u8 data[GMEM_PAGE_SIZE];
-	int i, nr;
-
-	TEST_ASSERT(!pipe(pipe_fds), "pipe() failed");
-	nr = fcntl(pipe_fds[1], F_GETPIPE_SZ) / GMEM_PAGE_SIZE;
-	for (i = 0; i < nr; i++)
-		TEST_ASSERT(write(pipe_fds[1], data, sizeof(data)) ==
-			    sizeof(data), "Cannot fill the pipe");
-}
-
-static ssize_t make_room(void)
-{
-	u8 data[GMEM_PAGE_SIZE];
-
-	TEST_ASSERT(read(pipe_fds[0], data, sizeof(data)) == sizeof(data),
-		    "Cannot read from the pipe");
-	return stall_join(&stall);
-}
-
-static void start_write(u8 *page)
-{
-	fill_pipe();
-	start_and_sleep(page, pipe_fds[1], __NR_write);
-}
-
-static void start_vmsplice(u8 *page)
-{
-	fill_pipe();
-	start_and_sleep(page, pipe_fds[1], __NR_vmsplice);
-}
-
-FIXTURE(caller) {
-	struct kvm_vm *vm;
-	int fd;
-	u8 *mem;
-};
-
-/*
- * @call: the system call
- * @start: make it, and bring it to where it waits
- * @finish: let it go on, returns how it ends
- * @ret: how it ends if the page is private by then
- */
-FIXTURE_VARIANT(caller) {
-	ssize_t (*call)(struct stalled_call *stall);
-	void (*start)(u8 *page);
-	ssize_t (*finish)(void);
-	ssize_t ret;
-};
-
-/* It has what was in the page while it was shared. */
-FIXTURE_VARIANT_ADD(caller, proc_mem_read)
-{
-	.call = call_proc_mem_read,
-	.start = start_stalled,
-	.finish = finish_stalled,
-	.ret = GMEM_PAGE_SIZE,
-};
-
-FIXTURE_VARIANT_ADD(caller, proc_mem_write)
-{
-	.call = call_proc_mem_write,
-	.start = start_stalled,
-	.finish = finish_stalled,
-	.ret = -EIO,
-};
-
-FIXTURE_VARIANT_ADD(caller, process_vm_readv)
-{
-	.call = call_readv_into,
-	.start = start_stalled,
-	.finish = finish_stalled,
-	.ret = -EFAULT,
-};
-
-FIXTURE_VARIANT_ADD(caller, read_from_an_empty_pipe)
-{
-	.call = call_read,
-	.start = start_read,
-	.finish = finish_read,
-	.ret = -EFAULT,
-};
-
-FIXTURE_VARIANT_ADD(caller, write_to_a_full_pipe)
-{
-	.call = call_write,
-	.start = start_write,
-	.finish = make_room,
-	.ret = -EFAULT,
-};
-
-FIXTURE_VARIANT_ADD(caller, vmsplice_to_a_full_pipe)
-{
-	.call = call_vmsplice,
-	.start = start_vmsplice,
-	.finish = make_room,
-	.ret = -EFAULT,
-};
-
-FIXTURE_SETUP(caller)
-{
-	if (!have_private_memory())
-		SKIP(return, "no VM type with private memory");
-
-	make_file(&self->vm, &self->fd, &self->mem);
-	stall_open(&stall);
-	stall.call = variant->call;
-	variant->start(page(PAGE));
-}
-
-FIXTURE_TEARDOWN(caller)
-{
-	if (!self->vm)
-		return;
-
-	stall_close(&stall);
-	free_file(self->vm, self->fd, self->mem);
-}
-
-TEST_F(caller, does_not_hold_up_a_conversion)
-{
-	EXPECT_EQ(0, convert_page(self->fd));
-
-	variant->finish();
-}
-
-TEST_F(caller, is_told_that_the_page_became_private)
-{
-	ASSERT_EQ(0, convert_page(self->fd));
-
-	EXPECT_EQ(variant->ret, variant->finish());
-}
-
-TEST_F(caller, cannot_change_a_page_that_became_private)
-{
-	ASSERT_EQ(0, convert_page(self->fd));
-	variant->finish();
-
-	gmem_pages_to_shared(self->fd, PAGE, 1);
-	EXPECT_TRUE(gmem_has_stamp(page(PAGE), STAMP(PAGE)));
-}
-
-TEST_F(caller, does_its_work_on_a_page_that_is_shared_again)
-{
-	ASSERT_EQ(0, convert_page(self->fd));
-	gmem_pages_to_shared(self->fd, PAGE, 1);
-
-	EXPECT_EQ(GMEM_PAGE_SIZE, variant->finish());
 }
 
 TEST_HARNESS_MAIN

@@ -10,7 +10,7 @@
 #include "../../../../mm/gup_test.h"
 
 #include "guest_memfd_holder.h"
-#include "guest_memfd_stall.h"
+#include "guest_memfd_stalled_call.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"

@@ -7,8 +7,8 @@
  * its buffer is done by then, what comes after is not.  Calls that wait for
  * something else, for data in a pipe say, are known by where they wait.
  */
-#ifndef SELFTEST_KVM_GUEST_MEMFD_STALL_H
-#define SELFTEST_KVM_GUEST_MEMFD_STALL_H
+#ifndef SELFTEST_KVM_GUEST_MEMFD_STALLED_CALL_H
+#define SELFTEST_KVM_GUEST_MEMFD_STALLED_CALL_H
 
 #include <poll.h>
 #include <pthread.h>
@@ -162,4 +162,4 @@ static inline ssize_t stall_join(struct stalled_call *stall)
 	return stall->ret;
 }
 
-#endif /* SELFTEST_KVM_GUEST_MEMFD_STALL_H */
+#endif /* SELFTEST_KVM_GUEST_MEMFD_STALLED_CALL_H */

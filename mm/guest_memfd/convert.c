@@ -73,45 +73,29 @@ static bool gmem_may_wait(struct gmem_convert *cv, unsigned int usecs)
 }
 
 /*
- * Let references go that are nobody's.  Draining all CPUs once for the chunk
- * would not do: unmapping a locked mapping makes new ones, and so does a fault
- * that was under way.  Return false when it has been long enough.
+ * Let references go that are nobody's.  Draining all CPUs once would not do:
+ * unmapping a locked mapping makes new ones, so does a fault that was under
+ * way, and whoever takes a folio off the LRU for a while puts it back through a
+ * batch.  Return false when it has been long enough.
  */
 static bool gmem_wait(struct gmem_convert *cv, unsigned int attempt)
 {
-	unsigned int usecs;
+	unsigned int usecs = 0;
 
 	if (attempt == 0) {
 		lru_add_drain();
 		return true;
 	}
 
-	if (attempt == 1) {
-		if (!gmem_may_wait(cv, GMEM_DRAIN_USECS))
-			return false;
-		lru_add_drain_all();
-		return true;
-	}
-
-	usecs = min(GMEM_SLEEP_USECS << (attempt - 2), GMEM_WAIT_USECS);
-	if (!gmem_may_wait(cv, usecs))
+	if (attempt > 1)
+		usecs = min(GMEM_SLEEP_USECS << (attempt - 2), GMEM_WAIT_USECS);
+	if (!gmem_may_wait(cv, usecs + GMEM_DRAIN_USECS))
 		return false;
-	fsleep(usecs);
+
+	if (usecs)
+		fsleep(usecs);
+	lru_add_drain_all();
 	return true;
-}
-
-static int gmem_wait_unheld(struct gmem_convert *cv, const struct folio *folio)
-{
-	unsigned int attempt;
-
-	for (attempt = 0; gmem_folio_held(folio); attempt++) {
-		if (!gmem_wait(cv, attempt)) {
-			trace_guest_memfd_held(&cv->gi->vfs_inode, folio);
-			return -EAGAIN;
-		}
-	}
-
-	return 0;
 }
 
 /*
@@ -119,9 +103,9 @@ static int gmem_wait_unheld(struct gmem_convert *cv, const struct folio *folio)
  * the folio lock, perhaps after the range was unmapped: unmap again.  No later
  * one can, it needs invalidate_lock.
  */
-static int gmem_check_folio(struct gmem_convert *cv, struct folio *folio)
+static int gmem_try_folio(struct folio *folio)
 {
-	int err;
+	int err = 0;
 
 	folio_lock(folio);
 	if (folio_mapped(folio))
@@ -129,12 +113,30 @@ static int gmem_check_folio(struct gmem_convert *cv, struct folio *folio)
 
 	if (folio_test_hwpoison(folio))
 		err = -EHWPOISON;
-	else
-		err = gmem_wait_unheld(cv, folio);
+	else if (gmem_folio_held(folio))
+		err = -EAGAIN;
+	folio_unlock(folio);
 
+	return err;
+}
+
+/*
+ * The folio is not locked while it is waited for: migration and the like take
+ * their reference first and then wait for the lock.
+ */
+static int gmem_check_folio(struct gmem_convert *cv, struct folio *folio)
+{
+	unsigned int attempt = 0;
+	int err;
+
+	do {
+		err = gmem_try_folio(folio);
+	} while (err == -EAGAIN && gmem_wait(cv, attempt++));
+
+	if (err == -EAGAIN)
+		trace_guest_memfd_held(&cv->gi->vfs_inode, folio);
 	if (err)
 		cv->error_index = folio->index;
-	folio_unlock(folio);
 	return err;
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who gets to see a page of a guest_memfd through mmap(): every mapping of
- * every process, by a touch, by something that maps without a touch, or by the
- * kernel on behalf of user space.
+ * Who gets to see a page of a guest_memfd through mmap(): every mapping of a
+ * process, by a touch, by something that maps without a touch, or by the
+ * kernel on behalf of user space.  See guest_memfd_bystanders_test.c for other
+ * processes.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
@@ -20,60 +20,6 @@
 
 #define PAGES_PER_2M	(SZ_2M / GMEM_PAGE_SIZE)
 #define FILE_PAGES	(2 * PAGES_PER_2M)
-
-/*
- * Another process that says what it sees in a mapping.
- */
-struct viewer {
-	pid_t pid;
-	int ask[2];
-	int answer[2];
-};
-
-static void viewer_serve(struct viewer *viewer, const u8 *mem)
-{
-	u64 page;
-	int seen;
-
-	close(viewer->ask[1]);
-	while (read(viewer->ask[0], &page, sizeof(page)) == sizeof(page)) {
-		seen = gmem_peek(mem + page * GMEM_PAGE_SIZE);
-		if (write(viewer->answer[1], &seen, sizeof(seen)) < 0)
-			break;
-	}
-	_exit(0);
-}
-
-/* @mem is a mapping to inherit; without it the child makes its own of @fd. */
-static void viewer_start(struct viewer *viewer, const u8 *mem, int fd)
-{
-	TEST_ASSERT(!pipe(viewer->ask) && !pipe(viewer->answer), "pipe() failed");
-
-	viewer->pid = fork();
-	TEST_ASSERT(viewer->pid >= 0, "fork() failed");
-	if (!viewer->pid)
-		viewer_serve(viewer, mem ?: gmem_map_pages(fd, FILE_PAGES));
-
-	close(viewer->ask[0]);
-	close(viewer->answer[1]);
-}
-
-static int viewer_peek(struct viewer *viewer, u64 page)
-{
-	int seen;
-
-	TEST_ASSERT(write(viewer->ask[1], &page, sizeof(page)) == sizeof(page) &&
-		    read(viewer->answer[0], &seen, sizeof(seen)) == sizeof(seen),
-		    "The other process is gone");
-	return seen;
-}
-
-static void viewer_stop(struct viewer *viewer)
-{
-	close(viewer->ask[1]);
-	waitpid(viewer->pid, NULL, 0);
-	close(viewer->answer[0]);
-}
 
 /*
  * A file that is all shared, with nothing allocated, and a mapping of it.
@@ -151,55 +97,6 @@ TEST_F(mapping, one_made_while_private_works_once_shared)
 	EXPECT_EQ(0x55, gmem_peek(late + 5 * GMEM_PAGE_SIZE));
 
 	kvm_munmap(late, FILE_PAGES * GMEM_PAGE_SIZE);
-}
-
-TEST_F(mapping, fork_inherits_what_the_file_allows)
-{
-	struct viewer child;
-
-	gmem_poke(page(4), 0x44);
-	gmem_poke(page(5), 0x55);
-	gmem_pages_to_private(self->fd, 5, 1);
-	viewer_start(&child, self->mem, self->fd);
-
-	EXPECT_EQ(0x44, viewer_peek(&child, 4));
-	EXPECT_EQ(GMEM_SIGBUS, viewer_peek(&child, 5));
-
-	viewer_stop(&child);
-}
-
-TEST_F(mapping, page_mapped_in_a_child_is_unmapped)
-{
-	struct viewer child;
-
-	gmem_poke(page(4), 0x44);
-	gmem_poke(page(5), 0x55);
-	viewer_start(&child, self->mem, self->fd);
-	EXPECT_EQ(0x44, viewer_peek(&child, 4));
-	EXPECT_EQ(0x55, viewer_peek(&child, 5));
-
-	gmem_pages_to_private(self->fd, 5, 1);
-	EXPECT_EQ(0x44, viewer_peek(&child, 4));
-	EXPECT_EQ(GMEM_SIGBUS, viewer_peek(&child, 5));
-
-	gmem_pages_to_shared(self->fd, 5, 1);
-	EXPECT_EQ(0x55, viewer_peek(&child, 5));
-
-	viewer_stop(&child);
-}
-
-TEST_F(mapping, of_a_second_process_is_unmapped)
-{
-	struct viewer other;
-
-	gmem_poke(page(5), 0x55);
-	viewer_start(&other, NULL, self->fd);
-	EXPECT_EQ(0x55, viewer_peek(&other, 5));
-
-	gmem_pages_to_private(self->fd, 5, 1);
-	EXPECT_EQ(GMEM_SIGBUS, viewer_peek(&other, 5));
-
-	viewer_stop(&other);
 }
 
 TEST_F(mapping, outlives_the_file_descriptor_with_its_states)

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Other processes that have a page of a guest_memfd mapped, and those who look
+ * into them.
+ *
+ * None of them can hold up a conversion, even if it does not run.  Afterwards
+ * it can neither see nor change the page.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "guest_memfd_util.h"
+#include "kvm_syscalls.h"
+#include "kvm_test_harness.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+#define FILE_PAGES	16
+
+/* The page that is converted, and one that stays shared. */
+#define PAGE		5
+#define SHARED_PAGE	6
+
+/* What a page holds, and where others look for it. */
+#define STAMP(n)	((n) + 1)
+#define STAMP_BYTE(n)	((n) * GMEM_PAGE_SIZE + 4)
+#define POKED_BYTE	0x77
+
+static int convert_page(int fd)
+{
+	int ret = __gmem_set_memory_attributes(fd, PAGE * GMEM_PAGE_SIZE,
+					       GMEM_PAGE_SIZE,
+					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
+					       NULL);
+
+	return ret ? errno : 0;
+}
+
+#define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
+
+/*
+ * Another process, and the ways to look into it.  Each test has a process of
+ * its own, so there is one other process at most.
+ */
+static struct {
+	pid_t pid;
+	int ask[2];
+	int answer[2];
+	u8 *mem;
+	int proc_mem;
+} other;
+
+struct question {
+	u64 offset;
+	bool poke;
+	u8 byte;
+};
+
+static int answer_question(const struct question *q, u8 *mem)
+{
+	if (q->poke)
+		return gmem_poke(mem + q->offset, q->byte);
+	return gmem_peek(mem + q->offset);
+}
+
+static void serve_questions(u8 *mem)
+{
+	struct question q;
+	int seen;
+
+	close(other.ask[1]);
+	while (read(other.ask[0], &q, sizeof(q)) == sizeof(q)) {
+		seen = answer_question(&q, mem);
+		if (write(other.answer[1], &seen, sizeof(seen)) < 0)
+			break;
+	}
+	_exit(0);
+}
+
+static int ask_other(u64 page, bool poke, u8 byte)
+{
+	struct question q = { STAMP_BYTE(page), poke, byte };
+	int seen;
+
+	TEST_ASSERT(write(other.ask[1], &q, sizeof(q)) == sizeof(q) &&
+		    read(other.answer[0], &seen, sizeof(seen)) == sizeof(seen),
+		    "The other process is gone");
+	return seen;
+}
+
+static int ask_peek(u64 page)
+{
+	return ask_other(page, false, 0);
+}
+
+static int ask_poke(u64 page, u8 byte)
+{
+	return ask_other(page, true, byte);
+}
+
+/* Returns 0 in the child. */
+static pid_t fork_other(u8 *mem)
+{
+	TEST_ASSERT(!pipe(other.ask) && !pipe(other.answer), "pipe() failed");
+	other.mem = mem;
+	other.pid = fork();
+	TEST_ASSERT(other.pid >= 0, "fork() failed");
+
+	if (other.pid) {
+		close(other.ask[0]);
+		close(other.answer[1]);
+	}
+	return other.pid;
+}
+
+static void kill_other(void)
+{
+	kill(other.pid, SIGKILL);
+	waitpid(other.pid, NULL, 0);
+}
+
+static void wait_until_other_stops(void)
+{
+	int status;
+
+	TEST_ASSERT(waitpid(other.pid, &status, WUNTRACED) == other.pid &&
+		    WIFSTOPPED(status), "The other process did not stop");
+}
+
+/* The mapping is inherited. */
+static void start_child(int fd, u8 *mem)
+{
+	if (!fork_other(mem))
+		serve_questions(mem);
+}
+
+/* The mapping is its own. */
+static void start_process(int fd, u8 *mem)
+{
+	if (!fork_other(mem))
+		serve_questions(gmem_map_pages(fd, FILE_PAGES));
+}
+
+static void stop_other(void)
+{
+	kill(other.pid, SIGSTOP);
+	wait_until_other_stops();
+}
+
+/*
+ * It is stopped, with all pages mapped and locked, unless it is asked.  mlock()
+ * fails if there is a private page; the mapping is a locked one all the same.
+ */
+static void start_stopped_process(int fd, u8 *mem)
+{
+	if (!fork_other(mem)) {
+		mem = gmem_map_pages(fd, FILE_PAGES);
+		mlock(mem, FILE_PAGES * GMEM_PAGE_SIZE);
+		serve_questions(mem);
+	}
+	ask_peek(SHARED_PAGE);
+	stop_other();
+}
+
+static int wake_and_peek(u64 page)
+{
+	int seen;
+
+	kill(other.pid, SIGCONT);
+	seen = ask_peek(page);
+	stop_other();
+	return seen;
+}
+
+static int wake_and_poke(u64 page, u8 byte)
+{
+	int ret;
+
+	kill(other.pid, SIGCONT);
+	ret = ask_poke(page, byte);
+	stop_other();
+	return ret;
+}
+
+static void start_tracee(int fd, u8 *mem)
+{
+	if (!fork_other(mem)) {
+		gmem_peek(mem + STAMP_BYTE(PAGE));
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	wait_until_other_stops();
+}
+
+static int ptrace_peek(u64 page)
+{
+	long word;
+
+	errno = 0;
+	word = ptrace(PTRACE_PEEKDATA, other.pid,
+		      other.mem + STAMP_BYTE(page), NULL);
+	return errno ? -errno : (u8)word;
+}
+
+static int ptrace_poke(u64 page, u8 byte)
+{
+	return ptrace(PTRACE_POKEDATA, other.pid,
+		      other.mem + STAMP_BYTE(page),
+		      (void *)(long)byte) ? -errno : 0;
+}
+
+static void start_child_with_proc_mem(int fd, u8 *mem)
+{
+	char path[64];
+
+	start_child(fd, mem);
+	snprintf(path, sizeof(path), "/proc/%d/mem", other.pid);
+	other.proc_mem = open_path_or_exit(path, O_RDWR);
+}
+
+static int proc_mem_peek(u64 page)
+{
+	off_t addr = (uintptr_t)other.mem + STAMP_BYTE(page);
+	u8 byte;
+
+	return pread(other.proc_mem, &byte, 1, addr) == 1 ? byte : -errno;
+}
+
+static int proc_mem_poke(u64 page, u8 byte)
+{
+	off_t addr = (uintptr_t)other.mem + STAMP_BYTE(page);
+
+	return pwrite(other.proc_mem, &byte, 1, addr) == 1 ? 0 : -errno;
+}
+
+static int process_vm_peek(u64 page)
+{
+	u8 byte;
+	struct iovec local = { &byte, 1 };
+	struct iovec remote = { other.mem + STAMP_BYTE(page), 1 };
+
+	return process_vm_readv(other.pid, &local, 1, &remote, 1, 0) == 1 ?
+	       byte : -errno;
+}
+
+static int process_vm_poke(u64 page, u8 byte)
+{
+	struct iovec local = { &byte, 1 };
+	struct iovec remote = { other.mem + STAMP_BYTE(page), 1 };
+
+	return process_vm_writev(other.pid, &local, 1, &remote, 1, 0) == 1 ?
+	       0 : -errno;
+}
+
+/* A file that is all shared, and a mapping of it with a stamp in each page. */
+FIXTURE(viewer) {
+	struct kvm_vm *vm;
+	int fd;
+	u8 *mem;
+};
+
+/*
+ * @start: start the other process
+ * @peek: read a byte of a page through it, @denied if that may not be
+ * @poke: write a byte, returns 0 or @denied
+ */
+FIXTURE_VARIANT(viewer) {
+	void (*start)(int fd, u8 *mem);
+	int (*peek)(u64 page);
+	int (*poke)(u64 page, u8 byte);
+	int denied;
+};
+
+FIXTURE_VARIANT_ADD(viewer, child)
+{
+	.start = start_child,
+	.peek = ask_peek,
+	.poke = ask_poke,
+	.denied = GMEM_SIGBUS,
+};
+
+FIXTURE_VARIANT_ADD(viewer, second_process)
+{
+	.start = start_process,
+	.peek = ask_peek,
+	.poke = ask_poke,
+	.denied = GMEM_SIGBUS,
+};
+
+FIXTURE_VARIANT_ADD(viewer, stopped_process)
+{
+	.start = start_stopped_process,
+	.peek = wake_and_peek,
+	.poke = wake_and_poke,
+	.denied = GMEM_SIGBUS,
+};
+
+FIXTURE_VARIANT_ADD(viewer, debugger)
+{
+	.start = start_tracee,
+	.peek = ptrace_peek,
+	.poke = ptrace_poke,
+	.denied = -EIO,
+};
+
+FIXTURE_VARIANT_ADD(viewer, proc_mem)
+{
+	.start = start_child_with_proc_mem,
+	.peek = proc_mem_peek,
+	.poke = proc_mem_poke,
+	.denied = -EIO,
+};
+
+FIXTURE_VARIANT_ADD(viewer, process_vm)
+{
+	.start = start_child,
+	.peek = process_vm_peek,
+	.poke = process_vm_poke,
+	.denied = -EFAULT,
+};
+
+FIXTURE_SETUP(viewer)
+{
+	int i;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		SKIP(return, "no VM type with private memory");
+
+	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	self->fd = vm_create_guest_memfd(self->vm, FILE_PAGES * GMEM_PAGE_SIZE,
+					 GUEST_MEMFD_FLAG_MMAP |
+					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->mem = gmem_map_pages(self->fd, FILE_PAGES);
+	for (i = 0; i < FILE_PAGES; i++)
+		gmem_stamp(page(i), STAMP(i));
+}
+
+FIXTURE_TEARDOWN(viewer)
+{
+	if (!self->vm)
+		return;
+
+	if (other.pid)
+		kill_other();
+	kvm_munmap(self->mem, FILE_PAGES * GMEM_PAGE_SIZE);
+	close(self->fd);
+	kvm_vm_free(self->vm);
+}
+
+TEST_F(viewer, does_not_hold_up_a_conversion)
+{
+	variant->start(self->fd, self->mem);
+	ASSERT_EQ(STAMP(PAGE), variant->peek(PAGE));
+
+	EXPECT_EQ(0, convert_page(self->fd));
+}
+
+TEST_F(viewer, sees_a_page_until_it_is_private)
+{
+	variant->start(self->fd, self->mem);
+	ASSERT_EQ(STAMP(PAGE), variant->peek(PAGE));
+
+	ASSERT_EQ(0, convert_page(self->fd));
+	EXPECT_EQ(variant->denied, variant->peek(PAGE));
+	EXPECT_EQ(STAMP(SHARED_PAGE), variant->peek(SHARED_PAGE));
+}
+
+TEST_F(viewer, cannot_change_a_private_page)
+{
+	variant->start(self->fd, self->mem);
+
+	ASSERT_EQ(0, convert_page(self->fd));
+	EXPECT_EQ(variant->denied, variant->poke(PAGE, POKED_BYTE));
+
+	gmem_pages_to_shared(self->fd, PAGE, 1);
+	EXPECT_TRUE(gmem_has_stamp(page(PAGE), STAMP(PAGE)));
+}
+
+TEST_F(viewer, can_change_the_page_once_it_is_shared_again)
+{
+	variant->start(self->fd, self->mem);
+
+	ASSERT_EQ(0, convert_page(self->fd));
+	gmem_pages_to_shared(self->fd, PAGE, 1);
+	EXPECT_EQ(STAMP(PAGE), variant->peek(PAGE));
+	EXPECT_EQ(0, variant->poke(PAGE, POKED_BYTE));
+	EXPECT_EQ(POKED_BYTE, gmem_peek(self->mem + STAMP_BYTE(PAGE)));
+}
+
+TEST_F(viewer, started_after_the_conversion_sees_no_private_page)
+{
+	ASSERT_EQ(0, convert_page(self->fd));
+	variant->start(self->fd, self->mem);
+
+	EXPECT_EQ(variant->denied, variant->peek(PAGE));
+	EXPECT_EQ(STAMP(SHARED_PAGE), variant->peek(SHARED_PAGE));
+}
+
+TEST_HARNESS_MAIN

@@ -387,13 +387,13 @@ static void prepare_guest(struct env *env)
 		.rflags = X86_EFLAGS_FIXED,
 	};
 
-	if (env->mem)
-		set_slot(env, 0, 0);
+	if (!env->mem)
+		set_slot(env, 0, env->op->nr_pages);
 	gmem_pages_to_shared(env->fd, 0, env->op->nr_pages);
+	/* This empties the guest's page tables as well. */
 	prepare_hole(env);
 	memcpy(page(env, CODE_PAGE), guest_code, sizeof(guest_code));
 	gmem_pages_to_private(env->fd, GUEST_PRIVATE, NR_PRIVATE);
-	set_slot(env, 0, env->op->nr_pages);
 
 	vcpu_sregs_get(env->vcpu, &sregs);
 	sregs.cs.base = 0;

@@ -332,7 +332,7 @@ static void fail_conversion(struct __test_metadata *_metadata,
 	EXPECT_EQ(cv->shape->change.nr > CHUNK, cv->stopped_half_way);
 }
 
-TEST_F(conversion, is_all_or_nothing_when_one_allocation_fails)
+TEST_F_TIMEOUT(conversion, is_all_or_nothing_when_one_allocation_fails, TEST_TIMEOUT)
 {
 	struct conversion cv = { &variant->shape, variant->initial_private };
 
@@ -340,7 +340,7 @@ TEST_F(conversion, is_all_or_nothing_when_one_allocation_fails)
 			variant->shape.one_fails);
 }
 
-TEST_F(conversion, is_all_or_nothing_when_memory_runs_out)
+TEST_F_TIMEOUT(conversion, is_all_or_nothing_when_memory_runs_out, TEST_TIMEOUT)
 {
 	struct conversion cv = { &variant->shape, variant->initial_private };
 

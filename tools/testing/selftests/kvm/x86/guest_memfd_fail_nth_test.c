@@ -509,12 +509,12 @@ static void fail_operation(struct __test_metadata *_metadata,
 	run_op(_metadata, &env, op->outcome);
 }
 
-TEST_F(operation, is_all_or_nothing_when_one_allocation_fails)
+TEST_F_TIMEOUT(operation, is_all_or_nothing_when_one_allocation_fails, TEST_TIMEOUT)
 {
 	fail_operation(_metadata, variant->op, &self->injector, ONE_FAILS);
 }
 
-TEST_F(operation, is_all_or_nothing_when_memory_runs_out)
+TEST_F_TIMEOUT(operation, is_all_or_nothing_when_memory_runs_out, TEST_TIMEOUT)
 {
 	fail_operation(_metadata, variant->op, &self->injector, REST_FAILS);
 }

@@ -23,7 +23,8 @@
 #define CHUNK		((u64)SZ_1G / GMEM_PAGE_SIZE)
 
 #define SMALL_FILE	(4 * UNIT)
-#define LARGE_FILE	(CHUNK / 4)
+/* Takes several entries of the xarray of bindings. */
+#define LARGE_FILE	(CHUNK / 4 - 3)
 /* A bit for each unit is more than kmalloc() gives. */
 #define VMALLOC_FILE	(160 * 1024 * CHUNK)
 

@@ -293,6 +293,7 @@ enum outcome {
  * struct op - an operation, and how to tell what it has done
  * @nr_pages: of the file
  * @flags: of the file
+ * @slot_first: the first page of it that a memslot has
  * @no_file: it makes the file itself
  * @with_vcpu: needs a vCPU, and a new one for each failure
  * @prepare: bring the file to where it can be done
@@ -307,6 +308,7 @@ enum outcome {
 struct op {
 	u64 nr_pages;
 	u64 flags;
+	u64 slot_first;
 	bool no_file;
 	bool with_vcpu;
 	void (*prepare)(struct env *env);
@@ -380,6 +382,7 @@ static inline int try_slot(struct env *env, u32 slot, u64 gpa, u64 nr_pages)
 		.guest_phys_addr = gpa,
 		.memory_size = nr_pages * GMEM_PAGE_SIZE,
 		.guest_memfd = nr_pages ? env->fd : -1,
+		.guest_memfd_offset = nr_pages ? env->op->slot_first * GMEM_PAGE_SIZE : 0,
 	};
 
 	return ioctl(env->vm->fd, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;

@@ -23,8 +23,9 @@
 #define CHUNK		((u64)SZ_1G / GMEM_PAGE_SIZE)
 
 #define SMALL_FILE	(4 * UNIT)
-/* Takes several entries of the xarray of bindings. */
-#define LARGE_FILE	(CHUNK / 4 - 3)
+#define LARGE_FILE	(CHUNK / 4)
+/* From here on, it takes several entries and nodes in the xarray of bindings. */
+#define ODD_PAGE	3
 /* A bit for each unit is more than kmalloc() gives. */
 #define VMALLOC_FILE	(160 * 1024 * CHUNK)
 
@@ -109,13 +110,13 @@ static const struct op close_op = {
 
 static int bind_slot(struct env *env)
 {
-	return try_slot(env, TEST_SLOT, TEST_GPA, env->op->nr_pages);
+	return try_slot(env, TEST_SLOT, TEST_GPA, LARGE_FILE - ODD_PAGE);
 }
 
 /* Pages of a file can be bound once. */
 static int try_other_slot(struct env *env)
 {
-	return try_slot(env, TEST_SLOT + 1, 2 * TEST_GPA, env->op->nr_pages);
+	return try_slot(env, TEST_SLOT + 1, 2 * TEST_GPA, LARGE_FILE - ODD_PAGE);
 }
 
 static void not_bound(struct env *env)
@@ -138,6 +139,7 @@ static void bound(struct env *env)
 static const struct op bind_op = {
 	.nr_pages = LARGE_FILE,
 	.flags = SHARED_FILE,
+	.slot_first = ODD_PAGE,
 	.run = bind_slot,
 	.failed = not_bound,
 	.done = bound,
@@ -146,7 +148,7 @@ static const struct op bind_op = {
 
 static void prepare_unbind(struct env *env)
 {
-	set_slot(env, TEST_GPA, env->op->nr_pages);
+	TEST_ASSERT_EQ(bind_slot(env), 0);
 }
 
 static int delete_slot(struct env *env)
@@ -157,6 +159,7 @@ static int delete_slot(struct env *env)
 static const struct op unbind_op = {
 	.nr_pages = LARGE_FILE,
 	.flags = SHARED_FILE,
+	.slot_first = ODD_PAGE,
 	.prepare = prepare_unbind,
 	.run = delete_slot,
 	.failed = still_bound,

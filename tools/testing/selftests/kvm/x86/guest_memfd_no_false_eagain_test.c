@@ -434,6 +434,15 @@ struct runner {
 	int policy;
 };
 
+/* A conversion only looks for holders where user space has been. */
+static void expose_contested(u8 *mem)
+{
+	u64 i;
+
+	for (i = 0; i < NR_CONTESTED; i++)
+		READ_ONCE(*page(mem, i));
+}
+
 static void *run_vcpu(void *arg)
 {
 	const struct sched_param param = {};
@@ -480,6 +489,7 @@ TEST_F_TIMEOUT(unheld, pages_that_a_vcpu_uses_meanwhile_convert, TEST_TIMEOUT)
 	start_thread(&thread, run_vcpu, &runner);
 	pace_start(&self->pace);
 	while (pace_step(&self->pace)) {
+		expose_contested(self->mem);
 		if (self->pace.steps & 1)
 			ASSERT_CONVERTS(self, self->pace.steps % NR_CONTESTED, 1);
 		else
@@ -526,6 +536,7 @@ TEST_F_TIMEOUT(unheld, pages_that_a_preempted_vcpu_uses_convert, TEST_TIMEOUT)
 	start_thread(&vcpu_thread, run_vcpu, &runner);
 	pace_start(&self->pace);
 	while (pace_step(&self->pace)) {
+		expose_contested(self->mem);
 		usleep(self->pace.steps * 37 % 500);
 		if (self->pace.steps & 1)
 			ASSERT_CONVERTS(self, self->pace.steps % NR_CONTESTED, 1);

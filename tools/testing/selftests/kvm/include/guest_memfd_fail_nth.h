@@ -133,8 +133,8 @@ static inline void inject_write(int fd, unsigned int value)
 	TEST_ASSERT_EQ(pwrite(fd, text, len, 0), len);
 }
 
-static inline void inject_start(struct injector *injector, enum failing failing,
-			 unsigned int n)
+static inline void inject_start(struct injector *injector,
+				enum failing failing, unsigned int n)
 {
 	if (failing == REST_FAILS) {
 		write_file(FAULT_DIR "failslab/times", REST_TIMES);

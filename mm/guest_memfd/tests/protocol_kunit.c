@@ -58,26 +58,6 @@ static void refresh_sees_the_new_state(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, a->was_private[RECORDER_REFRESH]);
 }
 
-static void view_that_does_not_prepare_is_told_no_more(struct kunit *test)
-{
-	struct inode *inode = test_inode(test, UNIT);
-	struct recorder *a = add_owner(test, inode);
-
-	a->prepare_err = -EPERM;
-	KUNIT_EXPECT_EQ(test, -EPERM, to_private(inode, 0, 8));
-	expect_recorded(test, "private 0-8: prepare a");
-}
-
-static void view_that_does_not_transfer_is_ended_and_aborted(struct kunit *test)
-{
-	struct inode *inode = test_inode(test, UNIT);
-	struct recorder *a = add_owner(test, inode);
-
-	a->transfer_err = -EIO;
-	KUNIT_EXPECT_EQ(test, -EIO, to_private(inode, 0, 8));
-	expect_recorded(test, "private 0-8: prepare a, begin a, transfer a, end a, abort a");
-}
-
 static void expect_mixed(struct kunit *test, struct inode *inode)
 {
 	KUNIT_EXPECT_TRUE(test, all_shared(inode, 0, 1));
@@ -196,37 +176,6 @@ static void views_are_told_in_order_and_end_in_reverse(struct kunit *test)
 			"private 0-8: prepare a b, begin a b, transfer b, refresh a b, end b a");
 }
 
-static void refusal_of_the_first_view_spares_the_second(struct kunit *test)
-{
-	struct recorder *a, *b;
-	struct inode *inode = two_views(test, &a, &b);
-
-	a->prepare_err = -EPERM;
-	KUNIT_EXPECT_EQ(test, -EPERM, to_private(inode, 0, 8));
-	expect_recorded(test, "private 0-8: prepare a");
-}
-
-static void refusal_of_the_second_view_aborts_the_first(struct kunit *test)
-{
-	struct recorder *a, *b;
-	struct inode *inode = two_views(test, &a, &b);
-
-	b->prepare_err = -EPERM;
-	KUNIT_EXPECT_EQ(test, -EPERM, to_private(inode, 0, 8));
-	expect_recorded(test, "private 0-8: prepare a b, abort a");
-}
-
-static void refused_transfer_undoes_both_views_in_reverse(struct kunit *test)
-{
-	struct recorder *a, *b;
-	struct inode *inode = two_views(test, &a, &b);
-
-	b->transfer_err = -EIO;
-	KUNIT_EXPECT_EQ(test, -EIO, to_private(inode, 0, 8));
-	expect_recorded(test,
-			"private 0-8: prepare a b, begin a b, transfer b, end b a, abort b a");
-}
-
 static void only_one_view_may_transfer(struct kunit *test)
 {
 	struct inode *inode = test_inode(test, UNIT);
@@ -246,6 +195,107 @@ static void another_view_may_transfer_when_the_first_is_gone(struct kunit *test)
 	add_recorder(test, inode, "b", &recorder_owner_ops);
 	KUNIT_EXPECT_EQ(test, 0, to_private(inode, 0, 1));
 	expect_recorded(test, "private 0-1: prepare b, begin b, transfer b, refresh b, end b");
+}
+
+/*
+ * Every view that can refuse, at every step at which it can: what it refuses
+ * has not happened, and happens when it no longer does.
+ */
+
+struct refusal {
+	const char *name;
+	enum guest_memfd_change_type type;
+	unsigned int nr_views;
+	unsigned int who;
+	bool at_transfer;
+	const char *recorded;
+};
+
+static const struct refusal refusals[] = {
+	{ "private, one view, prepare", GUEST_MEMFD_TO_PRIVATE, 1, 0, false,
+	  "private 0-8: prepare a" },
+	{ "private, one view, transfer", GUEST_MEMFD_TO_PRIVATE, 1, 0, true,
+	  "private 0-8: prepare a, begin a, transfer a, end a, abort a" },
+	{ "private, first view, prepare", GUEST_MEMFD_TO_PRIVATE, 2, 0, false,
+	  "private 0-8: prepare a" },
+	{ "private, second view, prepare", GUEST_MEMFD_TO_PRIVATE, 2, 1, false,
+	  "private 0-8: prepare a b, abort a" },
+	{ "private, second view, transfer", GUEST_MEMFD_TO_PRIVATE, 2, 1, true,
+	  "private 0-8: prepare a b, begin a b, transfer b, end b a, abort b a" },
+	{ "shared, one view, prepare", GUEST_MEMFD_TO_SHARED, 1, 0, false,
+	  "shared 0-8: prepare a" },
+	{ "shared, one view, transfer", GUEST_MEMFD_TO_SHARED, 1, 0, true,
+	  "shared 0-8: prepare a, begin a, transfer a, end a, abort a" },
+	{ "shared, first view, prepare", GUEST_MEMFD_TO_SHARED, 2, 0, false,
+	  "shared 0-8: prepare a" },
+	{ "shared, second view, prepare", GUEST_MEMFD_TO_SHARED, 2, 1, false,
+	  "shared 0-8: prepare a b, abort a" },
+	{ "shared, second view, transfer", GUEST_MEMFD_TO_SHARED, 2, 1, true,
+	  "shared 0-8: prepare a b, begin a b, transfer b, end b a, abort b a" },
+	{ "hole, one view, prepare", GUEST_MEMFD_REMOVE, 1, 0, false,
+	  "remove 0-8: prepare a" },
+	{ "hole, first view, prepare", GUEST_MEMFD_REMOVE, 2, 0, false,
+	  "remove 0-8: prepare a" },
+	{ "hole, second view, prepare", GUEST_MEMFD_REMOVE, 2, 1, false,
+	  "remove 0-8: prepare a b, abort a" },
+};
+
+KUNIT_ARRAY_PARAM_DESC(refusal, refusals, name);
+
+static int try_change(struct file *file, enum guest_memfd_change_type type)
+{
+	if (type == GUEST_MEMFD_REMOVE)
+		return punch(file, 0, 8);
+	return convert(file_inode(file), 0, 8, type);
+}
+
+static bool is_changed(struct file *file, enum guest_memfd_change_type type)
+{
+	struct inode *inode = file_inode(file);
+
+	switch (type) {
+	case GUEST_MEMFD_TO_PRIVATE:
+		return !all_shared(inode, 0, UNIT);
+	case GUEST_MEMFD_TO_SHARED:
+		return !all_private(inode, 0, UNIT);
+	default:
+		return inode->i_mapping->nrpages != 10;
+	}
+}
+
+static void refused_change_is_undone_and_can_be_made_later(struct kunit *test)
+{
+	const struct refusal *refusal = test->param_value;
+	struct file *file = test_file(test, UNIT, SHARED_FILE);
+	struct inode *inode = file_inode(file);
+	struct recorder *views[2];
+	struct recorder *refuser;
+
+	populate(test, inode, 0, 10);
+	if (refusal->type == GUEST_MEMFD_TO_SHARED)
+		KUNIT_ASSERT_EQ(test, 0, to_private(inode, 0, UNIT));
+
+	if (refusal->nr_views == 2) {
+		views[0] = add_recorder(test, inode, "a", &recorder_follower_ops);
+		views[1] = add_recorder(test, inode, "b", &recorder_owner_ops);
+	} else {
+		views[0] = add_owner(test, inode);
+	}
+
+	refuser = views[refusal->who];
+	if (refusal->at_transfer)
+		refuser->transfer_err = -EPERM;
+	else
+		refuser->prepare_err = -EPERM;
+
+	KUNIT_EXPECT_EQ(test, -EPERM, try_change(file, refusal->type));
+	expect_recorded(test, refusal->recorded);
+	KUNIT_EXPECT_FALSE(test, is_changed(file, refusal->type));
+
+	refuser->transfer_err = 0;
+	refuser->prepare_err = 0;
+	KUNIT_EXPECT_EQ(test, 0, try_change(file, refusal->type));
+	KUNIT_EXPECT_TRUE(test, is_changed(file, refusal->type));
 }
 
 /*
@@ -394,8 +444,6 @@ static struct kunit_case protocol_test_cases[] = {
 	KUNIT_CASE(optional_steps_may_be_left_out),
 	KUNIT_CASE(transfer_sees_the_old_state),
 	KUNIT_CASE(refresh_sees_the_new_state),
-	KUNIT_CASE(view_that_does_not_prepare_is_told_no_more),
-	KUNIT_CASE(view_that_does_not_transfer_is_ended_and_aborted),
 	KUNIT_CASE(refused_prepare_leaves_the_state),
 	KUNIT_CASE(refused_transfer_leaves_the_state),
 	KUNIT_CASE(refused_conversion_works_when_tried_again),
@@ -404,11 +452,10 @@ static struct kunit_case protocol_test_cases[] = {
 	KUNIT_CASE(protected_guest_converts_its_own_pages),
 	KUNIT_CASE(protected_guest_keeps_the_host_from_converting),
 	KUNIT_CASE(views_are_told_in_order_and_end_in_reverse),
-	KUNIT_CASE(refusal_of_the_first_view_spares_the_second),
-	KUNIT_CASE(refusal_of_the_second_view_aborts_the_first),
-	KUNIT_CASE(refused_transfer_undoes_both_views_in_reverse),
 	KUNIT_CASE(only_one_view_may_transfer),
 	KUNIT_CASE(another_view_may_transfer_when_the_first_is_gone),
+	KUNIT_CASE_PARAM(refused_change_is_undone_and_can_be_made_later,
+			 refusal_gen_params),
 	KUNIT_CASE(each_chunk_is_a_change_of_its_own),
 	KUNIT_CASE(refusal_gives_the_first_page_of_its_chunk),
 	KUNIT_CASE(refusal_in_the_first_chunk_gives_the_start),

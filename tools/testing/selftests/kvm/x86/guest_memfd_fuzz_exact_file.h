@@ -1,0 +1,631 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * More operations on files that have a model: those on whole files and their
+ * pages, on memslots, and by guests.
+ */
+#ifndef SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_EXACT_FILE_H
+#define SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_EXACT_FILE_H
+
+#include "guest_memfd_fuzz_exact.h"
+
+/*
+ * Allocation and holes
+ */
+
+static enum fuzz_outcome exact_allocate(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	int found;
+
+	exact_take_range(t, r, EXACT_MAX_ALLOCATION, &range);
+	exact_lock_shared(&range);
+	found = fuzz_fallocate(range.file->fd, 0, range.first, range.nr);
+	fuzz_expect(t, exact_index(range.file), range.first, "fallocate()", 0, found);
+	model_allocate(&range.file->model, range.first, range.nr);
+	exact_unlock(&range);
+	exact_drop(&range);
+	return fuzz_outcome_of(found);
+}
+
+static enum fuzz_outcome exact_punch(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	u64 beyond;
+	int found;
+
+	exact_take_range(t, r, ~0ull, &range);
+	/* A hole may reach beyond the end of the file. */
+	beyond = exact_end(&range) == range.file->model.nr_pages ? r[4] % 3 : 0;
+
+	exact_lock(&range);
+	found = fuzz_fallocate(range.file->fd, FALLOC_FL_PUNCH_HOLE, range.first,
+			       range.nr + beyond);
+	fuzz_expect(t, exact_index(range.file), range.first, "punching a hole", 0, found);
+	model_punch(&range.file->model, range.first, range.nr);
+	exact_unlock(&range);
+	exact_drop(&range);
+	return fuzz_outcome_of(found);
+}
+
+static enum fuzz_outcome exact_fallocate_bad(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	int expected = EINVAL;
+	off_t offset, len;
+	int mode, found;
+
+	exact_take_range(t, r, ~0ull, &range);
+	offset = range.first * MODEL_PAGE_SIZE;
+	len = exact_size(&range);
+	mode = FALLOC_FL_KEEP_SIZE | (r[5] & 1 ? FALLOC_FL_PUNCH_HOLE : 0);
+
+	switch (r[4] % 4) {
+	case 0:
+		offset += 1 + r[6] % (MODEL_PAGE_SIZE - 1);
+		break;
+	case 1:
+		len -= 1 + r[6] % (MODEL_PAGE_SIZE - 1);
+		break;
+	case 2:
+		mode = FALLOC_FL_KEEP_SIZE;
+		len = range.file->model.nr_pages * MODEL_PAGE_SIZE - offset + MODEL_PAGE_SIZE;
+		break;
+	default:
+		mode = r[5] & 1 ? 0 : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+		expected = EOPNOTSUPP;
+		break;
+	}
+
+	found = fallocate(range.file->fd, mode, offset, len) ? errno : 0;
+	fuzz_expect(t, exact_index(range.file), range.first, "fallocate() with a bad argument",
+		    expected, found);
+	exact_drop(&range);
+	return fuzz_outcome_of(found);
+}
+
+/*
+ * Memory failure
+ */
+
+static void exact_break_page(struct fuzz_thread *t, struct exact_range *range)
+{
+	struct model *model = &range->file->model;
+	int index = exact_index(range->file);
+	u8 *addr = exact_addr(range);
+	u64 pfn, error_page;
+	u64 words[MODEL_WORDS];
+
+	exact_peek(t, range->file, range->first, addr, false);
+	pfn = fuzz_pfn(addr);
+
+	/* The file does not let go of the page, for which there is EBUSY. */
+	if (madvise(addr, MODEL_PAGE_SIZE, MADV_HWPOISON) && errno != EBUSY)
+		fuzz_fail(t, index, range->first, "MADV_HWPOISON: %s", strerror(errno));
+
+	if (fuzz_user_read(addr, words))
+		fuzz_fail(t, index, range->first, "user read of a broken page: no SIGBUS");
+	fuzz_expect(t, index, range->first, "conversion of a broken page", EHWPOISON,
+		    fuzz_convert(range->file->fd, range->first, 1, true, &error_page));
+	if (error_page != range->first)
+		fuzz_fail(t, index, range->first, "broken page is told as 0x%lx", error_page);
+
+	fuzz_expect(t, index, range->first, "punching a hole over a broken page", 0,
+		    fuzz_fallocate(range->file->fd, FALLOC_FL_PUNCH_HOLE, range->first, 1));
+	model_punch(model, range->first, 1);
+	if (!fuzz_unpoison(pfn))
+		ksft_print_msg("frame 0x%lx stays poisoned\n", pfn);
+	exact_peek(t, range->file, range->first, addr, true);
+}
+
+static enum fuzz_outcome exact_poison(struct fuzz_thread *t, const u64 *r)
+{
+	enum fuzz_outcome outcome = OUT_SKIPPED;
+	struct exact_range range;
+	struct model *model;
+
+	if (READ_ONCE(fuzz.nr_poisons) >= fuzz.max_poisons)
+		return OUT_SKIPPED;
+	if (!exact_take_mapped(t, r, 1, &range))
+		return OUT_SKIPPED;
+
+	model = &range.file->model;
+	exact_lock(&range);
+	if (!model_is_private(model, range.first) && !model->holder[range.first] &&
+	    __atomic_fetch_add(&fuzz.nr_poisons, 1, __ATOMIC_RELAXED) < fuzz.max_poisons) {
+		exact_break_page(t, &range);
+		outcome = OUT_EHWPOISON;
+	}
+	exact_unlock(&range);
+	exact_drop(&range);
+	return outcome;
+}
+
+/*
+ * Files
+ */
+
+static u64 exact_new_size(unsigned int index, u64 r)
+{
+	if (index == EXACT_BIG_FILE)
+		return MODEL_CHUNK_PAGES + 1 + r % MODEL_CHUNK_PAGES;
+	return 1 + r % (4 * SZ_2M / MODEL_PAGE_SIZE);
+}
+
+static void exact_open(struct exact_file *file, const u64 *r)
+{
+	static u64 nr_incarnations;
+	u64 nr_pages = exact_new_size(exact_index(file), r[2]);
+	bool shared = r[3] & 1;
+	unsigned int i;
+
+	file->fd = fuzz_create_file(nr_pages, GUEST_MEMFD_FLAG_MMAP |
+				    (shared ? GUEST_MEMFD_FLAG_INIT_SHARED : 0));
+	TEST_ASSERT(file->fd >= 0, "KVM_CREATE_GUEST_MEMFD failed");
+	TEST_ASSERT(model_init(&file->model, nr_pages, shared), "No memory for the model");
+	file->incarnation = __atomic_add_fetch(&nr_incarnations, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < EXACT_MAPPINGS - 1; i++)
+		exact_map(file, &file->mappings[i], 0, nr_pages);
+}
+
+static void exact_close(struct exact_file *file)
+{
+	unsigned int i;
+
+	for (i = 0; i < EXACT_MAPPINGS; i++)
+		exact_unmap(&file->mappings[i]);
+	close(file->fd);
+	model_destroy(&file->model);
+}
+
+static unsigned int exact_slot_index(struct exact_file *file, struct exact_slot *slot)
+{
+	return exact_index(file) * EXACT_SLOTS_PER_FILE + (slot - file->slots);
+}
+
+static gpa_t exact_area(struct exact_file *file, struct exact_slot *slot, unsigned int area)
+{
+	return FUZZ_AREA_GPA(exact_slot_index(file, slot) * EXACT_AREAS_PER_SLOT + area);
+}
+
+static gpa_t exact_gpa(struct exact_file *file, struct exact_slot *slot)
+{
+	return exact_area(file, slot, slot->area);
+}
+
+static void exact_delete_slot(struct fuzz_thread *t, struct exact_file *file,
+			      struct exact_slot *slot)
+{
+	if (slot->exists)
+		fuzz_expect(t, exact_index(file), slot->first, "deleting a memslot", 0,
+			    fuzz_delete_slot(exact_slot_index(file, slot)));
+	slot->exists = false;
+	slot->file_is_closed = false;
+}
+
+static void exact_lock_slots(struct exact_file *file)
+{
+	unsigned int i;
+
+	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++)
+		pthread_rwlock_wrlock(&file->slots[i].lock);
+}
+
+static void exact_unlock_slots(struct exact_file *file)
+{
+	unsigned int i;
+
+	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++)
+		pthread_rwlock_unlock(&file->slots[i].lock);
+}
+
+/* A memslot may outlive its file. */
+static enum fuzz_outcome exact_reopen(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_file *file = exact_pick_file(r[0]);
+	unsigned int i;
+
+	exact_lock_slots(file);
+	pthread_rwlock_wrlock(&file->lock);
+	fuzz_note(t, exact_index(file), 0, file->model.nr_pages, 0);
+	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++) {
+		if (r[1] & BIT(i))
+			exact_delete_slot(t, file, &file->slots[i]);
+		file->slots[i].file_is_closed = file->slots[i].exists;
+	}
+	exact_close(file);
+	exact_open(file, r);
+	pthread_rwlock_unlock(&file->lock);
+	exact_unlock_slots(file);
+	return OUT_OK;
+}
+
+static enum fuzz_outcome exact_create_bad(struct fuzz_thread *t, const u64 *r)
+{
+	u64 size = (1 + r[1] % 4) * MODEL_PAGE_SIZE, flags = r[2] & 3;
+	int fd, found;
+
+	switch (r[3] % 3) {
+	case 0:
+		size = 0;
+		break;
+	case 1:
+		size += 1 + r[4] % (MODEL_PAGE_SIZE - 1);
+		break;
+	default:
+		flags |= BIT_ULL(2 + r[4] % 62);
+		break;
+	}
+
+	fd = __vm_create_guest_memfd(fuzz.vm, size, flags);
+	found = fd < 0 ? errno : 0;
+	fuzz_expect(t, -1, 0, "creating a file with bad arguments", EINVAL, found);
+	return fuzz_outcome_of(found);
+}
+
+/* What cannot be mapped does not say who may see a page either. */
+static enum fuzz_outcome exact_legacy_file(struct fuzz_thread *t, const u64 *r)
+{
+	u64 nr_pages = exact_new_size(r[1] % EXACT_FILES, r[2]), error_page;
+	int fd, found;
+	void *mem;
+
+	fd = fuzz_create_file(nr_pages, r[3] & 1 ? GUEST_MEMFD_FLAG_INIT_SHARED : 0);
+	TEST_ASSERT(fd >= 0, "KVM_CREATE_GUEST_MEMFD failed");
+
+	mem = mmap(NULL, nr_pages * MODEL_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	found = mem == MAP_FAILED ? errno : 0;
+	fuzz_expect(t, -1, 0, "mmap() of a legacy file", ENODEV, found);
+	fuzz_expect(t, -1, 0, "conversion of a legacy file", EINVAL,
+		    fuzz_convert(fd, 0, nr_pages, r[3] & 2, &error_page));
+	fuzz_expect(t, -1, 0, "fallocate() of a legacy file", 0,
+		    fuzz_fallocate(fd, 0, nr_pages - 1, 1));
+	if (gmem_fdinfo(fd, "allocated") != 1)
+		fuzz_fail(t, -1, 0, "legacy file: expected one page");
+	close(fd);
+	return fuzz_outcome_of(found);
+}
+
+static void exact_check_counts(struct fuzz_thread *t, struct exact_file *file)
+{
+	static const char * const keys[] = { "private", "shared", "allocated" };
+	u64 expected[ARRAY_SIZE(keys)], found;
+	unsigned int i;
+
+	expected[0] = model_count(&file->model, MODEL_PRIVATE);
+	expected[1] = file->model.nr_pages - expected[0];
+	expected[2] = model_count(&file->model, MODEL_ALLOCATED);
+
+	for (i = 0; i < ARRAY_SIZE(keys); i++) {
+		found = gmem_fdinfo(file->fd, keys[i]);
+		if (found != expected[i])
+			fuzz_fail(t, exact_index(file), 0, "fdinfo: expected %lu pages %s, found %lu",
+				  expected[i], keys[i], found);
+	}
+}
+
+static enum fuzz_outcome exact_fdinfo(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_file *file = exact_pick_file(r[0]);
+
+	pthread_rwlock_wrlock(&file->lock);
+	fuzz_note(t, exact_index(file), 0, file->model.nr_pages, 0);
+	exact_check_counts(t, file);
+	pthread_rwlock_unlock(&file->lock);
+	return OUT_OK;
+}
+
+/* Of a large file, just where pages are picked from. */
+static void exact_check_file(struct fuzz_thread *t, struct exact_file *file)
+{
+	u64 i, page, nr_pages = file->model.nr_pages;
+	bool big = nr_pages > MODEL_MAX_LOCKS;
+	u8 *mem = gmem_map_pages(file->fd, nr_pages);
+
+	exact_check_counts(t, file);
+	for (i = 0; i < (big ? FUZZ_SPOT_PAGES * FUZZ_SPOTS : nr_pages); i++) {
+		page = big ? fuzz_spot(i / FUZZ_SPOTS, i, nr_pages) : i;
+		exact_peek(t, file, page, mem + page * MODEL_PAGE_SIZE, true);
+	}
+	exact_check_counts(t, file);
+	kvm_munmap(mem, nr_pages * MODEL_PAGE_SIZE);
+}
+
+static enum fuzz_outcome exact_look_at_all(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_file *file = &exact_files[r[0] % EXACT_BIG_FILE];
+
+	pthread_rwlock_wrlock(&file->lock);
+	fuzz_note(t, exact_index(file), 0, file->model.nr_pages, 0);
+	exact_check_file(t, file);
+	pthread_rwlock_unlock(&file->lock);
+	return OUT_OK;
+}
+
+/*
+ * Memslots
+ */
+
+static bool exact_is_bound(struct exact_file *file, u64 first, u64 nr_pages)
+{
+	struct exact_slot *slot;
+	unsigned int i;
+
+	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++) {
+		slot = &file->slots[i];
+		if (slot->exists && !slot->file_is_closed && first < slot->first + slot->nr_pages &&
+		    slot->first < first + nr_pages)
+			return true;
+	}
+
+	return false;
+}
+
+/* A part of the file can be in one memslot only. */
+static enum fuzz_outcome exact_create_slot(struct fuzz_thread *t, struct exact_file *file,
+					   struct exact_slot *slot, const u64 *r)
+{
+	u64 first = r[3] & 1 ? 0 : fuzz_page(r[4], file->model.nr_pages);
+	u64 nr_pages = 1 + r[5] % min(file->model.nr_pages - first, FUZZ_AREA_PAGES);
+	unsigned int area = (r[3] >> 1) % EXACT_AREAS_PER_SLOT;
+	int expected, found;
+
+	expected = exact_is_bound(file, first, nr_pages) ? EINVAL : 0;
+	found = fuzz_set_slot(exact_slot_index(file, slot), exact_area(file, slot, area),
+			      nr_pages, file->fd, first);
+	fuzz_note(t, exact_index(file), first, nr_pages, 1);
+	fuzz_expect(t, exact_index(file), first, "creating a memslot", expected, found);
+	if (!found) {
+		slot->exists = true;
+		slot->area = area;
+		slot->first = first;
+		slot->nr_pages = nr_pages;
+	}
+	return fuzz_outcome_of(found);
+}
+
+static enum fuzz_outcome exact_change_slot(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_file *file = exact_pick_file(r[0]);
+	struct exact_slot *slot = &file->slots[r[1] % EXACT_SLOTS_PER_FILE];
+	unsigned int spare = EXACT_FILES * EXACT_SLOTS_PER_FILE + t->index;
+	enum fuzz_outcome outcome = OUT_OK;
+	int found;
+
+	exact_lock_slots(file);
+	pthread_rwlock_rdlock(&file->lock);
+	fuzz_note(t, exact_index(file), slot->first, slot->nr_pages, r[2] % 8);
+	if (!slot->exists) {
+		outcome = exact_create_slot(t, file, slot, r);
+	} else if (r[2] % 8 == 0) {
+		/* Moved, or with other pages: a memslot like that stays as it is. */
+		found = fuzz_set_slot(exact_slot_index(file, slot),
+				      exact_area(file, slot, slot->area ^ (r[3] & 1)),
+				      slot->nr_pages, file->fd, slot->first);
+		fuzz_expect(t, exact_index(file), slot->first, "moving a memslot", EINVAL, found);
+		outcome = fuzz_outcome_of(found);
+	} else if (r[2] % 8 == 1) {
+		found = fuzz_set_slot(spare, exact_gpa(file, slot), 1, file->fd, 0);
+		fuzz_expect(t, exact_index(file), slot->first, "a memslot over another", EEXIST,
+			    found);
+		outcome = fuzz_outcome_of(found);
+	} else {
+		exact_delete_slot(t, file, slot);
+		if (r[2] % 8 < 6)
+			outcome = exact_create_slot(t, file, slot, r);
+	}
+	pthread_rwlock_unlock(&file->lock);
+	exact_unlock_slots(file);
+	return outcome;
+}
+
+/*
+ * Guests
+ */
+
+/* Where a guest goes: a page of a memslot, or what would be one if it existed. */
+static void exact_take_gpa(struct fuzz_thread *t, const u64 *r, u64 max, struct exact_slot **slot,
+			   struct exact_range *range, gpa_t *gpa)
+{
+	struct exact_file *file = exact_pick_file(r[0]);
+	u64 skip;
+
+	*slot = &file->slots[r[1] % EXACT_SLOTS_PER_FILE];
+	pthread_rwlock_rdlock(&(*slot)->lock);
+	pthread_rwlock_rdlock(&file->lock);
+
+	range->file = file;
+	range->mapping = NULL;
+	range->nr = 1;
+	skip = r[2] % FUZZ_AREA_PAGES;
+	if ((*slot)->exists) {
+		range->nr = 1 + r[4] % min(max, (*slot)->nr_pages);
+		skip = fuzz_page(r[2], (*slot)->nr_pages - range->nr + 1);
+	}
+	range->first = (*slot)->first + skip;
+	*gpa = exact_gpa(file, *slot) + skip * MODEL_PAGE_SIZE;
+	fuzz_note(t, exact_index(file), range->first, range->nr, *gpa);
+}
+
+static bool exact_has_memory(const struct exact_slot *slot)
+{
+	return slot->exists && !slot->file_is_closed;
+}
+
+static void exact_drop_gpa(struct exact_slot *slot, struct exact_range *range)
+{
+	exact_drop(range);
+	pthread_rwlock_unlock(&slot->lock);
+}
+
+/* Without memory: MMIO where there is no memslot, an exit where there is no file. */
+static enum fuzz_outcome exact_check_no_memory(struct fuzz_thread *t, struct exact_range *range,
+					       struct exact_slot *slot, int err)
+{
+	int expected = slot->exists ? EFAULT : FUZZ_MMIO;
+	struct kvm_run *run = t->vcpu->run;
+
+	if (err != expected)
+		fuzz_fail(t, exact_index(range->file), range->first,
+			  "guest without memory: expected %d, found %d", expected, err);
+	if (err == EFAULT && (run->exit_reason != KVM_EXIT_MEMORY_FAULT ||
+			      run->memory_fault.gpa != t->mailbox->gva))
+		fuzz_fail(t, exact_index(range->file), range->first,
+			  "guest without memory: exit %s, gpa 0x%llx",
+			  exit_reason_str(run->exit_reason), run->memory_fault.gpa);
+	return err == EFAULT ? OUT_EFAULT : OUT_MMIO;
+}
+
+static enum fuzz_outcome exact_guest_read(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	struct exact_slot *slot;
+	enum fuzz_outcome outcome;
+	gpa_t gpa;
+	int err;
+
+	exact_take_gpa(t, r, 1, &slot, &range, &gpa);
+	if (!exact_has_memory(slot)) {
+		outcome = exact_check_no_memory(t, &range, slot, fuzz_guest_read(t, gpa, false));
+	} else {
+		exact_lock_shared(&range);
+		err = fuzz_guest_read(t, gpa, r[5] % 4 == 0);
+		if (err)
+			fuzz_fail(t, exact_index(range.file), range.first,
+				  "guest read: expected memory, found %d", err);
+		model_allocate(&range.file->model, range.first, 1);
+		exact_check_words(t, range.file, range.first, t->mailbox->words, t->mailbox->rest,
+				  "guest read");
+		outcome = err == FUZZ_MMIO ? OUT_MMIO : fuzz_outcome_of(err);
+		exact_unlock(&range);
+	}
+	exact_drop_gpa(slot, &range);
+	return outcome;
+}
+
+static enum fuzz_outcome exact_guest_write(struct fuzz_thread *t, const u64 *r)
+{
+	u64 words[MODEL_WORDS];
+	unsigned int mask = exact_stamp(t, r[5], words);
+	struct exact_range range;
+	struct exact_slot *slot;
+	enum fuzz_outcome outcome;
+	gpa_t gpa;
+	int err;
+
+	exact_take_gpa(t, r, 1, &slot, &range, &gpa);
+	if (!exact_has_memory(slot)) {
+		outcome = exact_check_no_memory(t, &range, slot,
+						fuzz_guest_write(t, gpa, mask, words));
+	} else {
+		exact_lock(&range);
+		err = fuzz_guest_write(t, gpa, mask, words);
+		if (err)
+			fuzz_fail(t, exact_index(range.file), range.first,
+				  "guest write: expected memory, found %d", err);
+		model_write(&range.file->model, range.first, mask, words);
+		outcome = err == FUZZ_MMIO ? OUT_MMIO : fuzz_outcome_of(err);
+		exact_unlock(&range);
+	}
+	exact_drop_gpa(slot, &range);
+	return outcome;
+}
+
+static enum fuzz_outcome exact_prefault(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	struct exact_slot *slot;
+	int expected = 0;
+	gpa_t gpa;
+	int found;
+
+	exact_take_gpa(t, r, EXACT_MAX_ALLOCATION, &slot, &range, &gpa);
+	if (!exact_has_memory(slot)) {
+		expected = slot->exists ? EFAULT : ENOENT;
+		found = fuzz_prefault(t, gpa, range.nr);
+	} else {
+		exact_lock_shared(&range);
+		found = fuzz_prefault(t, gpa, range.nr);
+		model_allocate(&range.file->model, range.first, range.nr);
+		exact_unlock(&range);
+	}
+	fuzz_expect(t, exact_index(range.file), range.first, "KVM_PRE_FAULT_MEMORY", expected,
+		    found);
+	exact_drop_gpa(slot, &range);
+	return fuzz_outcome_of(found);
+}
+
+/*
+ * All of it
+ */
+
+static const struct fuzz_op exact_ops[] = {
+	{ "user-read",		16, exact_user_read },
+	{ "user-write",		16, exact_user_write },
+	{ "kernel-read",	6, exact_kernel_read },
+	{ "kernel-write",	6, exact_kernel_write },
+	{ "guest-read",		16, exact_guest_read },
+	{ "guest-write",	16, exact_guest_write },
+	{ "prefault",		3, exact_prefault },
+	{ "convert",		24, exact_convert },
+	{ "convert-bad",	3, exact_convert_bad },
+	{ "convert-inside",	4, exact_convert_inside },
+	{ "hold",		2, exact_hold },
+	{ "release",		1, exact_release },
+	{ "convert-held",	2, exact_convert_held },
+	{ "allocate",		4, exact_allocate },
+	{ "punch",		6, exact_punch },
+	{ "fallocate-bad",	2, exact_fallocate_bad },
+	{ "mmap",		2, exact_mmap },
+	{ "mlock",		2, exact_mlock },
+	{ "munlock",		1, exact_munlock },
+	{ "populate",		3, exact_madvise_populate },
+	{ "dontneed",		3, exact_madvise_dontneed },
+	{ "fork",		1, exact_fork },
+	{ "memslot",		2, exact_change_slot },
+	{ "reopen",		1, exact_reopen },
+	{ "create-bad",		1, exact_create_bad },
+	{ "legacy-file",	1, exact_legacy_file },
+	{ "fdinfo",		1, exact_fdinfo },
+	{ "look-at-all",	1, exact_look_at_all },
+	{ "poison",		1, exact_poison },
+};
+
+static void exact_setup(u64 *seed)
+{
+	u64 r[FUZZ_DRAWS];
+	unsigned int i, j;
+
+	for (i = 0; i < EXACT_FILES; i++) {
+		struct exact_file *file = &exact_files[i];
+
+		memset(file, 0, sizeof(*file));
+		exact_lock_init(&file->lock);
+		for (j = 0; j < EXACT_MAPPINGS; j++)
+			exact_lock_init(&file->mappings[j].lock);
+		for (j = 0; j < EXACT_SLOTS_PER_FILE; j++)
+			exact_lock_init(&file->slots[j].lock);
+		for (j = 0; j < FUZZ_DRAWS; j++)
+			r[j] = model_random(seed);
+		exact_open(file, r);
+		for (j = 0; j < FUZZ_DRAWS; j++)
+			r[j] = model_random(seed);
+		exact_create_slot(&fuzz.threads[0], file, &file->slots[0], r);
+	}
+}
+
+/* With all threads gone. */
+static void exact_finish(void)
+{
+	u64 r[FUZZ_DRAWS] = {};
+	unsigned int i;
+
+	for (i = 0; i < fuzz.nr_threads; i++)
+		exact_release(&fuzz.threads[i], r);
+	for (i = 0; i < EXACT_FILES; i++) {
+		if (!fuzz.failed)
+			exact_check_file(&fuzz.threads[0], &exact_files[i]);
+		exact_close(&exact_files[i]);
+	}
+}
+
+#endif /* SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_EXACT_FILE_H */

@@ -95,8 +95,9 @@ struct fuzz_event {
 /* What the guest is told to do with a page, in its ordinary memory. */
 struct fuzz_mailbox {
 	u64 gva;
-	u64 write;			/* a mask of words; 0 is to read */
-	u64 scan;
+	bool write;
+	u32 mask;			/* which words */
+	bool scan;
 	u64 words[MODEL_WORDS];
 	u64 rest;			/* all other words of the page, ORed */
 };
@@ -122,8 +123,9 @@ struct fuzz_thread {
 	struct fuzz_hold hold;
 	int nr_children;
 	u64 counts[FUZZ_MAX_OPS][NR_OUTCOMES];
+	double seconds[FUZZ_MAX_OPS];
 	struct fuzz_event now;
-	struct fuzz_event history[FUZZ_HISTORY];
+	struct fuzz_event *history;	/* not in the image, guests have that, too */
 };
 
 static struct {
@@ -231,15 +233,14 @@ static __thread volatile bool fuzz_sigbus_expected;
 
 static inline void fuzz_on_sigbus(int sig, siginfo_t *info, void *context)
 {
-	static const char text[] = "Bail out! SIGBUS out of the blue\n";
-
 	/* Memory failure tells everybody who has the page mapped. */
 	if (info->si_code == BUS_MCEERR_AO)
 		return;
 	if (fuzz_sigbus_expected)
 		siglongjmp(fuzz_sigbus_jmp, 1);
-	if (write(STDOUT_FILENO, text, sizeof(text) - 1))
-		_exit(KSFT_FAIL);
+
+	dprintf(STDOUT_FILENO, "Bail out! SIGBUS out of the blue, code %d, address %p\n",
+		info->si_code, info->si_addr);
 	_exit(KSFT_FAIL);
 }
 
@@ -296,6 +297,19 @@ static noinline bool fuzz_user_scan(const u8 *page, u64 *rest)
 		*rest |= READ_ONCE(word[i]));
 }
 
+/*
+ * Memory failure of a mapped page.  Who has it mapped is told by SIGBUS, which is
+ * success; so is EBUSY, as a guest_memfd does not let go of the page.
+ */
+static noinline int fuzz_poison(void *addr)
+{
+	volatile int err = 0;
+
+	if (!fuzz_try(err = madvise(addr, MODEL_PAGE_SIZE, MADV_HWPOISON) ? errno : 0))
+		return 0;
+	return err == EBUSY ? 0 : err;
+}
+
 /* The frame of a page that is mapped. */
 static inline u64 fuzz_pfn(const void *addr)
 {
@@ -338,15 +352,18 @@ static void fuzz_guest(struct fuzz_mailbox *mailbox)
 
 	for (;;) {
 		u8 *page = (u8 *)READ_ONCE(mailbox->gva);
-		u64 write = READ_ONCE(mailbox->write);
+		bool write = READ_ONCE(mailbox->write);
+		u32 mask = READ_ONCE(mailbox->mask);
 		u64 rest = 0;
 
 		for (i = 0; i < MODEL_WORDS; i++) {
 			u64 *word = (u64 *)(page + model_word_offset(i));
 
-			if (write & BIT_ULL(i))
+			if (!(mask & BIT(i)))
+				continue;
+			if (write)
 				WRITE_ONCE(*word, READ_ONCE(mailbox->words[i]));
-			else if (!write)
+			else
 				WRITE_ONCE(mailbox->words[i], READ_ONCE(*word));
 		}
 		for (i = MODEL_HEAD_WORDS; READ_ONCE(mailbox->scan) &&
@@ -395,19 +412,21 @@ static inline int fuzz_guest_run(struct fuzz_thread *t)
 	}
 }
 
-static inline int fuzz_guest_read(struct fuzz_thread *t, gpa_t gpa, bool scan)
+static inline int fuzz_guest_read(struct fuzz_thread *t, gpa_t gpa, u32 mask, bool scan)
 {
 	t->mailbox->gva = gpa;
-	t->mailbox->write = 0;
+	t->mailbox->write = false;
+	t->mailbox->mask = mask;
 	t->mailbox->scan = scan;
 	return fuzz_guest_run(t);
 }
 
-static inline int fuzz_guest_write(struct fuzz_thread *t, gpa_t gpa, unsigned int mask,
+static inline int fuzz_guest_write(struct fuzz_thread *t, gpa_t gpa, u32 mask,
 				   const u64 *words)
 {
 	t->mailbox->gva = gpa;
-	t->mailbox->write = mask;
+	t->mailbox->write = true;
+	t->mailbox->mask = mask;
 	t->mailbox->scan = false;
 	memcpy(t->mailbox->words, words, sizeof(t->mailbox->words));
 	return fuzz_guest_run(t);
@@ -428,7 +447,7 @@ static inline int fuzz_prefault(struct fuzz_thread *t, gpa_t gpa, u64 nr_pages)
 
 /* Memslots are far from what the library uses, in areas that the guest maps 1:1. */
 #define FUZZ_SLOT		10
-#define FUZZ_AREA_PAGES		2048ull
+#define FUZZ_AREA_PAGES		((u64)2048)
 #define FUZZ_AREA_GPA(area)	((u64)SZ_4G + (area) * FUZZ_AREA_PAGES * MODEL_PAGE_SIZE)
 
 static inline int fuzz_set_slot(unsigned int slot, gpa_t gpa, u64 nr_pages, int fd, u64 first)

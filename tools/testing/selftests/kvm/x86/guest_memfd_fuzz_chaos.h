@@ -30,7 +30,7 @@
 #define CHAOS_FD		900
 #define CHAOS_MAX_ALLOCATION	64
 #define CHAOS_MAX_CHILDREN	2
-#define CHAOS_SLOT_PAGES	1024ull
+#define CHAOS_SLOT_PAGES	((u64)1024)
 
 /* Away from the front of the page, where arguments of the ioctl may be. */
 #define CHAOS_WORDS		4
@@ -424,8 +424,8 @@ static enum fuzz_outcome chaos_poison(struct fuzz_thread *t, const u64 *r)
 	chaos_broken[i].file = file - chaos_files;
 	chaos_broken[i].page = page;
 	chaos_broken[i].pfn = fuzz_pfn(addr);
-	err = madvise(addr, MODEL_PAGE_SIZE, MADV_HWPOISON) ? errno : 0;
-	return chaos_legal(t, "MADV_HWPOISON", err, EBUSY, EFAULT, EHWPOISON, EIO, EOPNOTSUPP);
+	err = fuzz_poison(addr);
+	return chaos_legal(t, "MADV_HWPOISON", err, EFAULT, EHWPOISON, EIO, EOPNOTSUPP);
 }
 
 /*
@@ -487,7 +487,9 @@ static enum fuzz_outcome chaos_guest_outcome(struct fuzz_thread *t, int err)
 	return chaos_legal(t, "KVM_RUN", err, EFAULT, EHWPOISON);
 }
 
-/* The guest of the exact operations knows other words; its last is one of ours. */
+/* The guest knows other words than these, but its last one is. */
+#define CHAOS_GUEST_MASK	BIT(MODEL_WORDS - 1)
+
 static enum fuzz_outcome chaos_guest_read(struct fuzz_thread *t, const u64 *r)
 {
 	u32 floor[FUZZ_MAX_THREADS];
@@ -497,7 +499,7 @@ static enum fuzz_outcome chaos_guest_read(struct fuzz_thread *t, const u64 *r)
 	int err;
 
 	chaos_get_floor(file, page, floor);
-	err = fuzz_guest_read(t, gpa, false);
+	err = fuzz_guest_read(t, gpa, CHAOS_GUEST_MASK, false);
 	if (!err) {
 		words[CHAOS_WORDS - 1] = t->mailbox->words[MODEL_WORDS - 1];
 		chaos_check_words(t, t->now.file, page, floor, words, "guest read");
@@ -512,7 +514,7 @@ static enum fuzz_outcome chaos_guest_write(struct fuzz_thread *t, const u64 *r)
 	int err;
 
 	words[MODEL_WORDS - 1] = chaos_value(page, CHAOS_WORDS - 1, t->index, chaos_begin_write(t));
-	err = fuzz_guest_write(t, gpa, 1u << (MODEL_WORDS - 1), words);
+	err = fuzz_guest_write(t, gpa, CHAOS_GUEST_MASK, words);
 	chaos_finish_write(t);
 	return chaos_guest_outcome(t, err);
 }
@@ -621,7 +623,8 @@ static void chaos_setup(u64 *seed)
 static u64 chaos_guest_peek(struct fuzz_thread *t, u64 page)
 {
 	fuzz_expect(t, t->now.file, page, "guest read", 0,
-		    fuzz_guest_read(t, FUZZ_AREA_GPA(0) + page * MODEL_PAGE_SIZE, false));
+		    fuzz_guest_read(t, FUZZ_AREA_GPA(0) + page * MODEL_PAGE_SIZE,
+				    CHAOS_GUEST_MASK, false));
 	return t->mailbox->words[MODEL_WORDS - 1];
 }
 

@@ -506,7 +506,7 @@ static void exact_check_conversion(struct fuzz_thread *t, struct exact_range *ra
 
 static enum fuzz_outcome exact_convert(struct fuzz_thread *t, const u64 *r)
 {
-	u64 expected_page, found_page;
+	u64 expected_page = 0, found_page;
 	struct exact_range range;
 	bool private = r[3] & 1;
 	int expected, found;
@@ -727,7 +727,7 @@ static enum fuzz_outcome exact_release(struct fuzz_thread *t, const u64 *r)
 /* Somebody holds a page for as long as it takes to be in the way. */
 static enum fuzz_outcome exact_convert_held(struct fuzz_thread *t, const u64 *r)
 {
-	u64 expected_page, found_page;
+	u64 expected_page = 0, found_page;
 	struct exact_range range;
 	int expected, found;
 

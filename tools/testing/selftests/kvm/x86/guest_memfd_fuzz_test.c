@@ -51,8 +51,9 @@ static const struct phase phases[] = {
 	},
 };
 
-/* Of all seeds: has everything been seen? */
+/* Of all seeds: has everything been seen, and what did it cost? */
 static u64 counts[ARRAY_SIZE(phases)][FUZZ_MAX_OPS][NR_OUTCOMES];
+static double seconds[ARRAY_SIZE(phases)][FUZZ_MAX_OPS];
 
 static double now(void)
 {
@@ -84,6 +85,7 @@ static void do_one_op(struct fuzz_thread *t)
 {
 	u64 r[FUZZ_DRAWS];
 	unsigned int i;
+	double start;
 
 	t->now = (struct fuzz_event) {
 		.nr = t->nr_ops,
@@ -94,7 +96,9 @@ static void do_one_op(struct fuzz_thread *t)
 	for (i = 0; i < FUZZ_DRAWS; i++)
 		r[i] = model_random(&t->seed);
 
+	start = now();
 	t->now.outcome = t->now.op->run(t, r);
+	t->seconds[t->now.op - fuzz.ops] += now() - start;
 	t->counts[t->now.op - fuzz.ops][t->now.outcome]++;
 	t->history[t->nr_ops % FUZZ_HISTORY] = t->now;
 	__atomic_store_n(&t->nr_ops, t->nr_ops + 1, __ATOMIC_RELEASE);
@@ -121,6 +125,8 @@ static void init_thread(struct fuzz_thread *t, unsigned int index, u64 seed)
 	model_random(&t->seed);
 	TEST_ASSERT(!pipe(t->pipe) && !pipe(t->hold_pipe), "pipe() failed");
 	t->mailbox = addr_gva2hva(fuzz.vm, mailbox);
+	t->history = calloc(FUZZ_HISTORY, sizeof(*t->history));
+	TEST_ASSERT(t->history, "No memory");
 }
 
 static void init_vcpu(struct fuzz_thread *t, struct kvm_vcpu *vcpu)
@@ -136,6 +142,7 @@ static void destroy_thread(struct fuzz_thread *t)
 	close(t->pipe[1]);
 	close(t->hold_pipe[0]);
 	close(t->hold_pipe[1]);
+	free(t->history);
 }
 
 /*
@@ -231,13 +238,16 @@ static void add_counts(unsigned int phase)
 {
 	unsigned int i, op, outcome;
 
-	for (i = 0; i < fuzz.nr_threads; i++)
-		for (op = 0; op < fuzz.nr_ops; op++)
+	for (i = 0; i < fuzz.nr_threads; i++) {
+		for (op = 0; op < fuzz.nr_ops; op++) {
+			seconds[phase][op] += fuzz.threads[i].seconds[op];
 			for (outcome = 0; outcome < NR_OUTCOMES; outcome++)
 				counts[phase][op][outcome] += fuzz.threads[i].counts[op][outcome];
+		}
+	}
 }
 
-static bool run_phase(unsigned int nr, double seconds)
+static bool run_phase(unsigned int nr, double duration)
 {
 	const struct phase *phase = &phases[nr];
 	u64 seed = fuzz.seed ^ nr ?: 1;
@@ -258,7 +268,7 @@ static bool run_phase(unsigned int nr, double seconds)
 	start = now();
 	for (i = 0; i < fuzz.nr_threads; i++)
 		kvm_pthread_create(&fuzz.threads[i].pthread, NULL, run_thread, &fuzz.threads[i]);
-	watch(start + seconds);
+	watch(start + duration);
 	join_threads();
 	ksft_print_msg("%s: seed %lu: %lu operations, %.0f a second\n", phase->test, fuzz.seed,
 		       ops_done(), ops_done() / (now() - start));
@@ -291,8 +301,8 @@ static void show_op(unsigned int phase, unsigned int op)
 	char line[256];
 	int len;
 
-	len = snprintf(line, sizeof(line), "%-6s %-15s", phase ? "chaos" : "exact",
-		       phases[phase].ops[op].name);
+	len = snprintf(line, sizeof(line), "%s %-14s %6.1f s:", phase ? "chaos" : "exact",
+		       phases[phase].ops[op].name, seconds[phase][op]);
 	for (outcome = 0; outcome < NR_OUTCOMES; outcome++)
 		if (counts[phase][op][outcome])
 			len += snprintf(line + len, sizeof(line) - len, " %s %lu",

@@ -26,24 +26,40 @@
 #define FUZZ_HISTORY		4096
 #define FUZZ_SHOWN		20
 
-/*
- * What has become of an operation.
- */
-#define FUZZ_OUTCOMES(what)						\
-	what(OK) what(SIGBUS) what(EFAULT) what(EAGAIN) what(EINVAL)	\
-	what(ENOMEM) what(ENODEV) what(ENOENT) what(EEXIST)		\
-	what(EHWPOISON) what(MMIO) what(OTHER) what(SKIPPED)
-
-#define FUZZ_OUTCOME_NUMBER(name)	OUT_##name,
-#define FUZZ_OUTCOME_NAME(name)		#name,
-
+/* What has become of an operation. */
 enum fuzz_outcome {
-	FUZZ_OUTCOMES(FUZZ_OUTCOME_NUMBER)
+	OUT_OK,
+	OUT_SIGBUS,
+	OUT_EFAULT,
+	OUT_EAGAIN,
+	OUT_EINVAL,
+	OUT_ENOMEM,
+	OUT_ENODEV,
+	OUT_ENOENT,
+	OUT_EEXIST,
+	OUT_EOPNOTSUPP,
+	OUT_EHWPOISON,
+	OUT_MMIO,
+	OUT_OTHER,
+	OUT_SKIPPED,
 	NR_OUTCOMES
 };
 
 static const char * const fuzz_outcome_names[] = {
-	FUZZ_OUTCOMES(FUZZ_OUTCOME_NAME)
+	[OUT_OK] = "OK",
+	[OUT_SIGBUS] = "SIGBUS",
+	[OUT_EFAULT] = "EFAULT",
+	[OUT_EAGAIN] = "EAGAIN",
+	[OUT_EINVAL] = "EINVAL",
+	[OUT_ENOMEM] = "ENOMEM",
+	[OUT_ENODEV] = "ENODEV",
+	[OUT_ENOENT] = "ENOENT",
+	[OUT_EEXIST] = "EEXIST",
+	[OUT_EOPNOTSUPP] = "EOPNOTSUPP",
+	[OUT_EHWPOISON] = "EHWPOISON",
+	[OUT_MMIO] = "MMIO",
+	[OUT_OTHER] = "OTHER",
+	[OUT_SKIPPED] = "SKIPPED",
 };
 
 static inline enum fuzz_outcome fuzz_outcome_of(int err)
@@ -65,6 +81,8 @@ static inline enum fuzz_outcome fuzz_outcome_of(int err)
 		return OUT_ENOENT;
 	case EEXIST:
 		return OUT_EEXIST;
+	case EOPNOTSUPP:
+		return OUT_EOPNOTSUPP;
 	case EHWPOISON:
 		return OUT_EHWPOISON;
 	default:
@@ -229,15 +247,29 @@ static inline void fuzz_expect(struct fuzz_thread *t, int file, u64 page, const 
  */
 
 static __thread sigjmp_buf fuzz_sigbus_jmp;
-static __thread volatile bool fuzz_sigbus_expected;
+static __thread bool fuzz_sigbus_expected;
+
+/* From here on SIGBUS makes this return true, until fuzz_sigbus_over(). */
+#define fuzz_sigbus()						\
+({								\
+	WRITE_ONCE(fuzz_sigbus_expected, true);			\
+	sigsetjmp(fuzz_sigbus_jmp, 0);				\
+})
+
+static inline void fuzz_sigbus_over(void)
+{
+	WRITE_ONCE(fuzz_sigbus_expected, false);
+}
 
 static inline void fuzz_on_sigbus(int sig, siginfo_t *info, void *context)
 {
 	/* Memory failure tells everybody who has the page mapped. */
 	if (info->si_code == BUS_MCEERR_AO)
 		return;
-	if (fuzz_sigbus_expected)
+	if (fuzz_sigbus_expected) {
+		fuzz_sigbus_over();
 		siglongjmp(fuzz_sigbus_jmp, 1);
+	}
 
 	dprintf(STDOUT_FILENO, "Bail out! SIGBUS out of the blue, code %d, address %p\n",
 		info->si_code, info->si_addr);
@@ -254,36 +286,30 @@ static inline void fuzz_catch_sigbus(void)
 	TEST_ASSERT(!sigaction(SIGBUS, &sa, NULL), "sigaction() failed");
 }
 
-/* Do something to user memory; false if that was SIGBUS. */
-#define fuzz_try(do_it)							\
-({									\
-	bool ok = !sigsetjmp(fuzz_sigbus_jmp, 0);			\
-									\
-	if (ok) {							\
-		fuzz_sigbus_expected = true;				\
-		barrier();						\
-		do_it;							\
-		barrier();						\
-	}								\
-	fuzz_sigbus_expected = false;					\
-	ok;								\
-})
-
+/* These return false on SIGBUS. */
 static noinline bool fuzz_user_read(const u8 *page, u64 *words)
 {
 	unsigned int i;
 
-	return fuzz_try(for (i = 0; i < MODEL_WORDS; i++)
-		words[i] = READ_ONCE(*(const u64 *)(page + model_word_offset(i))));
+	if (fuzz_sigbus())
+		return false;
+	for (i = 0; i < MODEL_WORDS; i++)
+		words[i] = READ_ONCE(*(const u64 *)(page + model_word_offset(i)));
+	fuzz_sigbus_over();
+	return true;
 }
 
 static noinline bool fuzz_user_write(u8 *page, unsigned int mask, const u64 *words)
 {
 	unsigned int i;
 
-	return fuzz_try(for (i = 0; i < MODEL_WORDS; i++)
-		if (mask & (1u << i))
-			WRITE_ONCE(*(u64 *)(page + model_word_offset(i)), words[i]));
+	if (fuzz_sigbus())
+		return false;
+	for (i = 0; i < MODEL_WORDS; i++)
+		if (mask & BIT(i))
+			WRITE_ONCE(*(u64 *)(page + model_word_offset(i)), words[i]);
+	fuzz_sigbus_over();
+	return true;
 }
 
 /* What is between the words, ORed. */
@@ -293,8 +319,12 @@ static noinline bool fuzz_user_scan(const u8 *page, u64 *rest)
 	unsigned int i;
 
 	*rest = 0;
-	return fuzz_try(for (i = MODEL_HEAD_WORDS; i < MODEL_PAGE_SIZE / sizeof(u64) - 1; i++)
-		*rest |= READ_ONCE(word[i]));
+	if (fuzz_sigbus())
+		return false;
+	for (i = MODEL_HEAD_WORDS; i < MODEL_PAGE_SIZE / sizeof(u64) - 1; i++)
+		*rest |= READ_ONCE(word[i]);
+	fuzz_sigbus_over();
+	return true;
 }
 
 /*
@@ -303,10 +333,13 @@ static noinline bool fuzz_user_scan(const u8 *page, u64 *rest)
  */
 static noinline int fuzz_poison(void *addr)
 {
-	volatile int err = 0;
+	int err = 0;
 
-	if (!fuzz_try(err = madvise(addr, MODEL_PAGE_SIZE, MADV_HWPOISON) ? errno : 0))
+	if (fuzz_sigbus())
 		return 0;
+	if (madvise(addr, MODEL_PAGE_SIZE, MADV_HWPOISON))
+		err = errno;
+	fuzz_sigbus_over();
 	return err == EBUSY ? 0 : err;
 }
 

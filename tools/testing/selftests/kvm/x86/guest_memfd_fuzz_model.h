@@ -16,7 +16,6 @@
 #ifndef SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_MODEL_H
 #define SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_MODEL_H
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -34,6 +33,7 @@
  */
 #define MODEL_HEAD_WORDS	16
 #define MODEL_WORDS		(MODEL_HEAD_WORDS + 1)
+#define MODEL_HEAD_MASK		((1u << MODEL_HEAD_WORDS) - 1)
 #define MODEL_ALL_WORDS		((1u << MODEL_WORDS) - 1)
 
 #define MODEL_PRIVATE		0x1
@@ -217,11 +217,11 @@ static inline u64 model_first_held(const struct model *model, u64 first, u64 end
 }
 
 /*
- * What converting does, chunk by chunk: 0, or EAGAIN with the page that is held.
- * Only a shared page can be held, as a held one is not made private.
+ * What converting does, chunk by chunk: true, or false if a page is held, which
+ * it is.  Only a shared page can be held, as a held one is not made private.
  */
-static inline int model_convert(struct model *model, u64 first, u64 nr, bool private,
-				u64 *error_page)
+static inline bool model_convert(struct model *model, u64 first, u64 nr, bool private,
+				 u64 *held_page)
 {
 	u64 page, next, end = first + nr;
 
@@ -230,9 +230,9 @@ static inline int model_convert(struct model *model, u64 first, u64 nr, bool pri
 		if (next > end)
 			next = end;
 
-		*error_page = model_first_held(model, first, next);
-		if (private && *error_page < next)
-			return EAGAIN;
+		*held_page = model_first_held(model, first, next);
+		if (private && *held_page < next)
+			return false;
 
 		for (page = first; page < next; page++) {
 			if (private)
@@ -242,7 +242,7 @@ static inline int model_convert(struct model *model, u64 first, u64 nr, bool pri
 		}
 	}
 
-	return 0;
+	return true;
 }
 
 #endif /* SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_MODEL_H */

@@ -8,9 +8,12 @@
  *
  *	guest_memfd_fuzz_model.h	what a file must look like
  *	guest_memfd_fuzz.h		threads, books, access, the guest
- *	guest_memfd_fuzz_exact.h	operations with a model: pages, conversions
- *	guest_memfd_fuzz_exact_file.h	... files, memslots, guests
- *	guest_memfd_fuzz_chaos.h	operations without
+ *	guest_memfd_fuzz_exact.h	operations with a model: pages, mappings
+ *	guest_memfd_fuzz_exact_convert.h  ... conversions, held pages
+ *	guest_memfd_fuzz_exact_file.h	... holes, broken pages, files
+ *	guest_memfd_fuzz_exact_vm.h	... memslots, guests
+ *	guest_memfd_fuzz_chaos.h	operations without: pages, mappings
+ *	guest_memfd_fuzz_chaos_vm.h	... files, memslots, guests
  *
  * What a thread does is a function of the seed and its number; with one thread
  * a run can be replayed exactly.
@@ -19,8 +22,8 @@
 #include <time.h>
 
 #include "guest_memfd_fuzz.h"
-#include "guest_memfd_fuzz_exact_file.h"
-#include "guest_memfd_fuzz_chaos.h"
+#include "guest_memfd_fuzz_exact_vm.h"
+#include "guest_memfd_fuzz_chaos_vm.h"
 
 #define MAX_SEEDS	8
 /* Without any operation done by any of the threads. */
@@ -67,13 +70,17 @@ static double now(void)
  * A thread
  */
 
-static const struct fuzz_op *pick_op(u64 r)
+/* Each operation once by each thread, not all at the same time, then by weight. */
+static const struct fuzz_op *pick_op(const struct fuzz_thread *t, u64 r)
 {
 	u64 sum = 0;
 	unsigned int i;
 
 	for (i = 0; i < fuzz.nr_ops; i++)
 		sum += fuzz.ops[i].weight;
+	if (t->nr_ops < fuzz.nr_ops)
+		return &fuzz.ops[(t->nr_ops + 7 * t->index) % fuzz.nr_ops];
+
 	r %= sum;
 	for (i = 0; r >= fuzz.ops[i].weight; i++)
 		r -= fuzz.ops[i].weight;
@@ -89,7 +96,7 @@ static void do_one_op(struct fuzz_thread *t)
 
 	t->now = (struct fuzz_event) {
 		.nr = t->nr_ops,
-		.op = pick_op(model_random(&t->seed) >> 16),
+		.op = pick_op(t, model_random(&t->seed) >> 16),
 		.file = -1,
 		.outcome = NR_OUTCOMES,
 	};
@@ -360,7 +367,7 @@ static u64 random_seed(void)
 	return seed;
 }
 
-static void __attribute__((noreturn)) usage(const char *name)
+static void __noreturn help(const char *name)
 {
 	printf("usage: %s [-s SEED]... [-d SECONDS] [-t THREADS] [-n OPS] [-p POISONS]\n\n"
 	       "  -s  seed; may be repeated, the time is shared (default: random)\n"
@@ -392,10 +399,10 @@ int main(int argc, char *argv[])
 		else if (opt == 'p')
 			fuzz.max_poisons = atoi_non_negative("poisons", optarg);
 		else
-			usage(argv[0]);
+			help(argv[0]);
 	}
 	if (fuzz.nr_threads > FUZZ_MAX_THREADS)
-		usage(argv[0]);
+		help(argv[0]);
 	if (!nr_seeds)
 		seeds[nr_seeds++] = random_seed();
 

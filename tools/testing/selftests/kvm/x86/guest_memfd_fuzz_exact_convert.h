@@ -27,18 +27,70 @@ static void exact_check_conversion(struct fuzz_thread *t, struct exact_range *ra
 			  expected_page, found_page);
 }
 
-static enum fuzz_outcome exact_convert(struct fuzz_thread *t, const u64 *r)
+/* The pages are locked. */
+static int exact_convert_range(struct fuzz_thread *t, struct exact_range *range, bool private)
 {
 	u64 expected_page = 0, found_page;
-	struct exact_range range;
-	bool private = r[3] & 1;
 	int expected, found;
+
+	found = fuzz_convert(range->file->fd, range->first, range->nr, private, &found_page);
+	expected = exact_converted(range, private, &expected_page);
+	exact_check_conversion(t, range, expected, expected_page, found, found_page);
+	return found;
+}
+
+static enum fuzz_outcome exact_convert(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	int found;
 
 	exact_take_range(t, r, ~0ull, &range);
 	exact_lock(&range);
-	found = fuzz_convert(range.file->fd, range.first, range.nr, private, &found_page);
-	expected = exact_converted(&range, private, &expected_page);
-	exact_check_conversion(t, &range, expected, expected_page, found, found_page);
+	found = exact_convert_range(t, &range, r[3] & 1);
+	exact_unlock(&range);
+	exact_drop(&range);
+	return fuzz_outcome_of(found);
+}
+
+static void exact_look(struct fuzz_thread *t, struct exact_range *range)
+{
+	u64 i;
+
+	for (i = 0; i < min(range->nr, (u64)EXACT_LOOKED_AT); i++)
+		exact_peek(t, range->file, range->first + i,
+			   exact_addr(range) + i * MODEL_PAGE_SIZE, false);
+}
+
+static int exact_convert_pages(struct fuzz_thread *t, struct exact_range *range, bool private)
+{
+	struct exact_range page = *range;
+	int found = 0;
+
+	for (page.nr = 1; !found && page.first < exact_end(range); page.first++)
+		found = exact_convert_range(t, &page, private);
+	return found;
+}
+
+/*
+ * Look at the pages before any other fault can have put right what went wrong,
+ * and have them mapped before.
+ */
+static enum fuzz_outcome exact_convert_look(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_range range;
+	int found;
+
+	if (!exact_take_mapped(t, r, ~0ull, &range))
+		return OUT_SKIPPED;
+
+	exact_lock(&range);
+	if (r[4] & 1)
+		exact_look(t, &range);
+	if (r[4] & 2 && range.nr <= EXACT_LOOKED_AT)
+		found = exact_convert_pages(t, &range, r[3] & 3);
+	else
+		found = exact_convert_range(t, &range, r[3] & 3);
+	exact_look(t, &range);
 	exact_unlock(&range);
 	exact_drop(&range);
 	return fuzz_outcome_of(found);
@@ -248,9 +300,8 @@ static enum fuzz_outcome exact_release(struct fuzz_thread *t, const u64 *r)
 /* Somebody holds a page for as long as it takes to be in the way. */
 static enum fuzz_outcome exact_convert_held(struct fuzz_thread *t, const u64 *r)
 {
-	u64 expected_page = 0, found_page;
 	struct exact_range range;
-	int expected, found;
+	int found;
 
 	if (!t->hold.active && exact_hold(t, r) != OUT_OK)
 		return OUT_SKIPPED;
@@ -264,9 +315,7 @@ static enum fuzz_outcome exact_convert_held(struct fuzz_thread *t, const u64 *r)
 	fuzz_note(t, t->hold.file, range.first, range.nr, 0);
 
 	exact_lock(&range);
-	found = fuzz_convert(range.file->fd, range.first, range.nr, true, &found_page);
-	expected = exact_converted(&range, true, &expected_page);
-	exact_check_conversion(t, &range, expected, expected_page, found, found_page);
+	found = exact_convert_range(t, &range, true);
 	exact_unlock(&range);
 	exact_drop(&range);
 	exact_release(t, r);

@@ -317,6 +317,15 @@ static void show_op(unsigned int phase, unsigned int op)
 	ksft_print_msg("%s\n", line);
 }
 
+static void show_all(void)
+{
+	unsigned int phase, op;
+
+	for (phase = 0; phase < ARRAY_SIZE(phases); phase++)
+		for (op = 0; op < phases[phase].nr_ops; op++)
+			show_op(phase, op);
+}
+
 static bool is_optional(const char *op)
 {
 	return !fuzz.max_poisons && !strcmp(op, "poison");
@@ -329,7 +338,6 @@ static bool all_ops_ran(void)
 
 	for (phase = 0; phase < ARRAY_SIZE(phases); phase++) {
 		for (op = 0; op < phases[phase].nr_ops; op++) {
-			show_op(phase, op);
 			if (!count_op(phase, op) && !is_optional(phases[phase].ops[op].name))
 				ok = false;
 		}
@@ -422,6 +430,7 @@ int main(int argc, char *argv[])
 					 "%s seed %lu\n", phases[phase].test, fuzz.seed);
 	}
 
+	show_all();
 	if (!fuzz.max_ops) {
 		ksft_test_result(all_ops_ran(), "every_kind_of_operation_ran\n");
 		ksft_test_result(all_outcomes_seen(), "every_outcome_was_seen\n");

@@ -56,35 +56,45 @@ static enum fuzz_outcome exact_change_slot(struct fuzz_thread *t, const u64 *r)
 {
 	struct exact_file *file = exact_pick_file(r[0]);
 	struct exact_slot *slot = &file->slots[r[1] % EXACT_SLOTS_PER_FILE];
-	unsigned int spare = EXACT_FILES * EXACT_SLOTS_PER_FILE + t->index;
 	enum fuzz_outcome outcome = OUT_OK;
-	int found;
+	bool create;
 
 	exact_lock_slots(file);
 	pthread_rwlock_rdlock(&file->lock);
-	fuzz_note(t, exact_index(file), slot->first, slot->nr_pages, r[2] % 8);
-	if (!slot->exists) {
+	fuzz_note(t, exact_index(file), slot->first, slot->nr_pages, 0);
+	create = !slot->exists || r[2] % 4;
+	exact_delete_slot(t, file, slot);
+	if (create)
 		outcome = exact_create_slot(t, file, slot, r);
-	} else if (r[2] % 8 == 0) {
-		/* Moved, or with other pages: a memslot like that stays as it is. */
+	pthread_rwlock_unlock(&file->lock);
+	exact_unlock_slots(file);
+	return outcome;
+}
+
+/* A memslot stays as it is: not moved, not covered by another, only deleted. */
+static enum fuzz_outcome exact_bad_slot(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_file *file = exact_pick_file(r[0]);
+	struct exact_slot *slot = &file->slots[r[1] % EXACT_SLOTS_PER_FILE];
+	unsigned int spare = EXACT_FILES * EXACT_SLOTS_PER_FILE + t->index;
+	int found = 0;
+
+	pthread_rwlock_rdlock(&slot->lock);
+	pthread_rwlock_rdlock(&file->lock);
+	fuzz_note(t, exact_index(file), slot->first, slot->nr_pages, r[2] & 1);
+	if (slot->exists && r[2] & 1) {
 		found = fuzz_set_slot(exact_slot_index(file, slot),
 				      exact_area(file, slot, slot->area ^ (r[3] & 1)),
 				      slot->nr_pages, file->fd, slot->first);
 		fuzz_expect(t, exact_index(file), slot->first, "moving a memslot", EINVAL, found);
-		outcome = fuzz_outcome_of(found);
-	} else if (r[2] % 8 == 1) {
+	} else if (slot->exists) {
 		found = fuzz_set_slot(spare, exact_gpa(file, slot), 1, file->fd, 0);
 		fuzz_expect(t, exact_index(file), slot->first, "a memslot over another", EEXIST,
 			    found);
-		outcome = fuzz_outcome_of(found);
-	} else {
-		exact_delete_slot(t, file, slot);
-		if (r[2] % 8 < 7)
-			outcome = exact_create_slot(t, file, slot, r);
 	}
 	pthread_rwlock_unlock(&file->lock);
-	exact_unlock_slots(file);
-	return outcome;
+	pthread_rwlock_unlock(&slot->lock);
+	return found ? fuzz_outcome_of(found) : OUT_SKIPPED;
 }
 
 /*
@@ -244,14 +254,15 @@ static const struct fuzz_op exact_ops[] = {
 	{ "convert-held",	2, exact_convert_held },
 	{ "allocate",		4, exact_allocate },
 	{ "punch",		6, exact_punch },
-	{ "fallocate-bad",	2, exact_fallocate_bad },
+	{ "fallocate-bad",	3, exact_fallocate_bad },
 	{ "mmap",		2, exact_mmap },
 	{ "mlock",		2, exact_mlock },
 	{ "munlock",		1, exact_munlock },
 	{ "populate",		3, exact_madvise_populate },
 	{ "dontneed",		3, exact_madvise_dontneed },
 	{ "fork",		1, exact_fork },
-	{ "memslot",		2, exact_change_slot },
+	{ "memslot",		3, exact_change_slot },
+	{ "memslot-bad",	2, exact_bad_slot },
 	{ "reopen",		1, exact_reopen },
 	{ "create-bad",		1, exact_create_bad },
 	{ "legacy-file",	1, exact_legacy_file },

@@ -111,11 +111,21 @@ static void do_one_op(struct fuzz_thread *t)
 	__atomic_store_n(&t->nr_ops, t->nr_ops + 1, __ATOMIC_RELEASE);
 }
 
+/* However slow the machine is, each operation is tried. */
+static bool goes_on(const struct fuzz_thread *t)
+{
+	if (fuzz.max_ops && t->nr_ops >= fuzz.max_ops)
+		return false;
+	if (!READ_ONCE(fuzz.stop))
+		return true;
+	return !READ_ONCE(fuzz.failed) && t->nr_ops < fuzz.nr_ops;
+}
+
 static void *run_thread(void *arg)
 {
 	struct fuzz_thread *t = arg;
 
-	while (!READ_ONCE(fuzz.stop) && (!fuzz.max_ops || t->nr_ops < fuzz.max_ops))
+	while (goes_on(t))
 		do_one_op(t);
 	t->now.op = NULL;
 	chaos_reap(t, 0);
@@ -391,6 +401,9 @@ int main(int argc, char *argv[])
 	u64 seeds[MAX_SEEDS];
 	unsigned int nr_seeds = 0, i, phase;
 	int opt;
+
+	BUILD_BUG_ON(ARRAY_SIZE(exact_ops) > FUZZ_MAX_OPS);
+	BUILD_BUG_ON(ARRAY_SIZE(chaos_ops) > FUZZ_MAX_OPS);
 
 	fuzz.seconds = 10;
 	fuzz.nr_threads = 4;

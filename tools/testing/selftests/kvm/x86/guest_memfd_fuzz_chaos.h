@@ -64,13 +64,19 @@ static u64 chaos_value(u64 page, unsigned int word, unsigned int thread, u32 nr)
 	return (page + 1) << 40 | (u64)word << 36 | (u64)thread << 32 | nr;
 }
 
+/* Few pages, so that all meet there. */
+static u64 chaos_page(u64 r, const struct chaos_file *file)
+{
+	return fuzz_spot(FUZZ_SPOT_PAGES / 2 - 4 + (r >> 8) % 8, r, file->nr_pages);
+}
+
 static struct chaos_file *chaos_pick(struct fuzz_thread *t, const u64 *r, u64 max, u64 *first,
 				     u64 *nr)
 {
 	struct chaos_file *file = &chaos_files[r[0] % CHAOS_FILES];
 
 	*nr = fuzz_length(r[2], min(max, file->nr_pages));
-	*first = min(fuzz_page(r[1], file->nr_pages), file->nr_pages - *nr);
+	*first = min(chaos_page(r[1], file), file->nr_pages - *nr);
 	fuzz_note(t, file - chaos_files, *first, *nr, r[3]);
 	return file;
 }
@@ -247,7 +253,7 @@ static void chaos_child(struct fuzz_thread *t, u64 seed)
 
 	for (i = 0; i < 32; i++) {
 		file = &chaos_files[model_random(&seed) % CHAOS_FILES];
-		page = fuzz_page(model_random(&seed), file->nr_pages);
+		page = chaos_page(model_random(&seed), file);
 		if (chaos_load(chaos_addr(file, i, page), words) &&
 		    words[0] && words[0] >> 40 != page + 1)
 			_exit(KSFT_FAIL);

@@ -51,8 +51,10 @@ static enum fuzz_outcome chaos_slot(struct fuzz_thread *t, const u64 *r)
 static u64 chaos_pick_gpa(struct fuzz_thread *t, const u64 *r, u64 *page)
 {
 	unsigned int slot = r[0] % CHAOS_SLOTS;
-	u64 skip = fuzz_page(r[1], chaos_slot_pages(slot));
+	u64 skip;
 
+	*page = chaos_page(r[1], chaos_slot_file(slot));
+	skip = (*page - chaos_slot_first(slot)) % chaos_slot_pages(slot);
 	*page = chaos_slot_first(slot) + skip;
 	fuzz_note(t, chaos_slot_file(slot) - chaos_files, *page, 1, slot);
 	return FUZZ_AREA_GPA(slot) + skip * MODEL_PAGE_SIZE;

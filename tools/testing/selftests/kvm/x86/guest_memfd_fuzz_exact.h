@@ -23,7 +23,7 @@
 #define EXACT_AREAS_PER_SLOT	2
 /* What is allocated at once. */
 #define EXACT_MAX_ALLOCATION	64
-#define EXACT_LOOKED_AT		12
+#define EXACT_LOOKED_AT		((u64)12)
 
 struct exact_mapping {
 	pthread_rwlock_t lock;

@@ -56,7 +56,7 @@ static void exact_look(struct fuzz_thread *t, struct exact_range *range)
 {
 	u64 i;
 
-	for (i = 0; i < min(range->nr, (u64)EXACT_LOOKED_AT); i++)
+	for (i = 0; i < min(range->nr, EXACT_LOOKED_AT); i++)
 		exact_peek(t, range->file, range->first + i,
 			   exact_addr(range) + i * MODEL_PAGE_SIZE, false);
 }

@@ -214,27 +214,6 @@ static void exact_unlock_slots(struct exact_file *file)
 		pthread_rwlock_unlock(&file->slots[i].lock);
 }
 
-/* A memslot may outlive its file. */
-static enum fuzz_outcome exact_reopen(struct fuzz_thread *t, const u64 *r)
-{
-	struct exact_file *file = exact_pick_file(r[0]);
-	unsigned int i;
-
-	exact_lock_slots(file);
-	pthread_rwlock_wrlock(&file->lock);
-	fuzz_note(t, exact_index(file), 0, file->model.nr_pages, 0);
-	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++) {
-		if (r[1] & BIT(i))
-			exact_delete_slot(t, file, &file->slots[i]);
-		file->slots[i].file_is_closed = file->slots[i].exists;
-	}
-	exact_close(file);
-	exact_open(file, r);
-	pthread_rwlock_unlock(&file->lock);
-	exact_unlock_slots(file);
-	return OUT_OK;
-}
-
 static enum fuzz_outcome exact_create_bad(struct fuzz_thread *t, const u64 *r)
 {
 	u64 size = (1 + r[1] % 4) * MODEL_PAGE_SIZE, flags = r[2] & 3;

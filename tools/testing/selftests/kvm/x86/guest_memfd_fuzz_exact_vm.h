@@ -209,6 +209,47 @@ static enum fuzz_outcome exact_guest_write(struct fuzz_thread *t, const u64 *r)
 	return outcome;
 }
 
+/* A guest that has a page mapped finds no file behind it any more. */
+static void exact_touch_closed(struct fuzz_thread *t, struct exact_file *file,
+			       struct exact_slot *slot, u64 skip)
+{
+	struct exact_range range = { .file = file, .first = slot->first + skip, .nr = 1 };
+
+	exact_check_no_memory(t, &range, slot,
+			      fuzz_guest_read(t, exact_gpa(file, slot) + skip * MODEL_PAGE_SIZE,
+					      1, false));
+}
+
+/* A memslot may outlive its file. */
+static enum fuzz_outcome exact_reopen(struct fuzz_thread *t, const u64 *r)
+{
+	struct exact_file *file = exact_pick_file(r[0]);
+	struct exact_slot *slot;
+	unsigned int i;
+
+	exact_lock_slots(file);
+	pthread_rwlock_wrlock(&file->lock);
+	fuzz_note(t, exact_index(file), 0, file->model.nr_pages, 0);
+	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++) {
+		slot = &file->slots[i];
+		if (r[1] & BIT(i))
+			exact_delete_slot(t, file, slot);
+		if (exact_has_memory(slot))
+			fuzz_guest_read(t, exact_gpa(file, slot) +
+					r[4] % slot->nr_pages * MODEL_PAGE_SIZE, 1, false);
+		slot->file_is_closed = slot->exists;
+	}
+	exact_close(file);
+	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++)
+		if (file->slots[i].exists)
+			exact_touch_closed(t, file, &file->slots[i],
+					   r[4] % file->slots[i].nr_pages);
+	exact_open(file, r);
+	pthread_rwlock_unlock(&file->lock);
+	exact_unlock_slots(file);
+	return OUT_OK;
+}
+
 static enum fuzz_outcome exact_prefault(struct fuzz_thread *t, const u64 *r)
 {
 	struct exact_range range;

@@ -180,7 +180,7 @@ void guest_memfd_zero_folio(struct folio *folio);
  * @GUEST_MEMFD_STALL_CHECKED: a conversion, when no page is held
  * @GUEST_MEMFD_STALL_REMOVE: a hole, when all views have begun
  * @GUEST_MEMFD_STALL_POISON: the worker that tells views of broken pages,
- *	before it takes invalidate_lock
+ *	before it knows which
  */
 enum guest_memfd_stall_point {
 	GUEST_MEMFD_STALL_FAULT,

@@ -548,6 +548,7 @@ static void gmem_evict_inode(struct inode *inode)
 	struct gmem_inode *gi = gmem_i(inode);
 
 	VM_WARN_ON_ONCE(!list_empty(&gi->views));
+	VM_WARN_ON_ONCE(gi->poison.start < gi->poison.end);
 
 	gmem_debugfs_del(gi);
 	trace_guest_memfd_free(inode);

@@ -23,7 +23,6 @@ static void gmem_poison_tell(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 		.type = GUEST_MEMFD_POISON,
 	};
 
-	guest_memfd_stall(GUEST_MEMFD_STALL_POISON);
 	filemap_invalidate_lock(gi->vfs_inode.i_mapping);
 	trace_guest_memfd_poison(&change);
 	gmem_views_begin(&change);
@@ -38,6 +37,8 @@ static void gmem_poison_work(struct work_struct *work)
 						  work);
 	struct gmem_inode *gi = container_of(poison, struct gmem_inode, poison);
 	pgoff_t start, end;
+
+	guest_memfd_stall(GUEST_MEMFD_STALL_POISON);
 
 	spin_lock(&poison->lock);
 	start = poison->start;

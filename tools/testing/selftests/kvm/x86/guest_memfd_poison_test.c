@@ -335,8 +335,8 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 	struct kvm_vm *vm = vm_create_barebones();
 	struct big_hole hole = { };
 	struct job job;
+	u8 *mem, *last;
 	u64 pfn;
-	u8 *mem;
 	int i;
 
 	if (access(CORRUPT_PFN, W_OK))
@@ -350,8 +350,10 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 	for (i = 0; i < NR_BREAKS; i++) {
 		kvm_fallocate(hole.fd, FALLOC_FL_KEEP_SIZE, 0,
 			      BIG_PAGES * GMEM_PAGE_SIZE);
-		gmem_peek(mem + (BIG_PAGES - 1) * GMEM_PAGE_SIZE);
-		pfn = pfn_of(mem + (BIG_PAGES - 1) * GMEM_PAGE_SIZE);
+		/* The hole comes to it last. */
+		last = mem + (BIG_PAGES - 1 - i) * GMEM_PAGE_SIZE;
+		gmem_peek(last);
+		pfn = pfn_of(last);
 
 		hole.started = false;
 		job_start(&job, punch_all, &hole);

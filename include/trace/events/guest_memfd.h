@@ -139,7 +139,7 @@ TRACE_EVENT(guest_memfd_convert,
 /* Why a conversion is refused with -EAGAIN: @refs are one too many, or more. */
 TRACE_EVENT(guest_memfd_held,
 
-	TP_PROTO(const struct inode *inode, const struct folio *folio),
+	TP_PROTO(const struct inode *inode, struct folio *folio),
 
 	TP_ARGS(inode, folio),
 

@@ -122,6 +122,7 @@ TEST_F(watched, many_runs_come_all_and_in_order)
 {
 	u64 i, start, len, end = 0, nr = 0;
 	char state[8], *line, *next;
+	int nr_fields;
 
 	for (i = 0; i < NR_PAGES; i += 4)
 		gmem_pages_to_private(self->fd, i, 1);
@@ -129,7 +130,8 @@ TEST_F(watched, many_runs_come_all_and_in_order)
 	runs(self);
 	for (line = self->text; *line; line = next + 1) {
 		next = strchr(line, '\n');
-		ASSERT_EQ(3, sscanf(line, "0x%lx 0x%lx %7s", &start, &len, state));
+		nr_fields = sscanf(line, "0x%lx 0x%lx %7s", &start, &len, state);
+		ASSERT_EQ(3, nr_fields);
 		EXPECT_EQ(end, start);
 		EXPECT_STREQ(nr % 2 ? "shared" : "private", state);
 		end = start + len;

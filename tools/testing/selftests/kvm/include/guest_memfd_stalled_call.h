@@ -32,6 +32,8 @@
  * @fd: a file for the call to use
  * @buffer: a page that a touch of stalls
  * @uffd: the userfaultfd of @buffer
+ * @tid: its thread, for /proc
+ * @thread: the same, to join
  * @done: an eventfd, readable once the call has returned
  * @ret: what it returned, or its errno, negative
  */

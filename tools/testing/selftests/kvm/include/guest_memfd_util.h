@@ -26,17 +26,17 @@
 #define GMEM_SIGBUS	(-1)
 
 /* Each thread catches its own, so that several can look at once. */
-static __thread sigjmp_buf *volatile gmem_sigbus_env;
+static __thread sigjmp_buf *gmem_sigbus_env;
 
 static inline void gmem_sigbus_handler(int sig)
 {
-	sigjmp_buf *env = gmem_sigbus_env;
+	sigjmp_buf *env = READ_ONCE(gmem_sigbus_env);
 
 	if (!env) {
 		signal(SIGBUS, SIG_DFL);
 		return;
 	}
-	gmem_sigbus_env = NULL;
+	WRITE_ONCE(gmem_sigbus_env, NULL);
 	siglongjmp(*env, 1);
 }
 
@@ -45,7 +45,7 @@ static inline void gmem_expect_sigbus(sigjmp_buf *env)
 	const struct sigaction action = { .sa_handler = gmem_sigbus_handler };
 
 	sigaction(SIGBUS, &action, NULL);
-	gmem_sigbus_env = env;
+	WRITE_ONCE(gmem_sigbus_env, env);
 }
 
 /* Read a byte through a mapping. */
@@ -59,7 +59,7 @@ static inline int gmem_peek(const void *addr)
 
 	gmem_expect_sigbus(&env);
 	byte = READ_ONCE(*(const u8 *)addr);
-	gmem_sigbus_env = NULL;
+	WRITE_ONCE(gmem_sigbus_env, NULL);
 
 	return byte;
 }
@@ -74,7 +74,7 @@ static inline int gmem_poke(void *addr, u8 byte)
 
 	gmem_expect_sigbus(&env);
 	WRITE_ONCE(*(u8 *)addr, byte);
-	gmem_sigbus_env = NULL;
+	WRITE_ONCE(gmem_sigbus_env, NULL);
 
 	return 0;
 }

@@ -26,12 +26,15 @@
  * a lockless walk, or in the TLB batch of another CPU, soon.  A folio that is
  * held is looked at again after sleeps that double, from GMEM_SLEEP_USECS on.
  * For a whole chunk they are limited to GMEM_WAIT_USECS, as everybody else
- * waits for invalidate_lock meanwhile; each drain of all CPUs counts as
- * GMEM_DRAIN_USECS, because pages can be let go at just the wrong moments.
+ * waits for invalidate_lock meanwhile.  A drain bothers all CPUs, so there is
+ * one after the first sleep, one after the last, and one in between; each
+ * counts as GMEM_DRAIN_USECS, because pages can be let go at just the wrong
+ * moments.
  */
 #define GMEM_SLEEP_USECS	40
 #define GMEM_WAIT_USECS		10240
 #define GMEM_DRAIN_USECS	160
+#define GMEM_DRAIN_EVERY	3
 
 /**
  * struct gmem_convert - the conversion of one chunk
@@ -40,6 +43,7 @@
  * @update: the new state, paid for
  * @private: what the pages become
  * @waited: for folios that were held, in microseconds
+ * @held: references that somebody else had to the last folio looked at
  * @error_index: the page that stopped it
  */
 struct gmem_convert {
@@ -48,14 +52,15 @@ struct gmem_convert {
 	struct gmem_state_update update;
 	bool private;
 	unsigned int waited;
+	int held;
 	pgoff_t error_index;
 };
 
 /*
- * Does anybody have the folio but the page cache and the caller?  It is locked
- * and not mapped.
+ * How many references has the folio but that of the page cache and that of the
+ * caller?  It is locked and not mapped.
  */
-static bool gmem_folio_held(const struct folio *folio)
+static int gmem_folio_held(const struct folio *folio)
 {
 	/*
 	 * Pairs with the re-read of the page table entry in GUP-fast: it takes
@@ -63,7 +68,7 @@ static bool gmem_folio_held(const struct folio *folio)
 	 * Either it finds the entry gone and lets go, or the reference is seen.
 	 */
 	smp_mb();
-	return folio_ref_count(folio) != folio_nr_pages(folio) + 1;
+	return folio_ref_count(folio) - folio_nr_pages(folio) - 1;
 }
 
 static bool gmem_may_wait(struct gmem_convert *cv, unsigned int usecs)
@@ -80,21 +85,21 @@ static bool gmem_may_wait(struct gmem_convert *cv, unsigned int usecs)
  */
 static bool gmem_wait(struct gmem_convert *cv, unsigned int attempt)
 {
-	unsigned int usecs = 0;
+	const bool drain = attempt % GMEM_DRAIN_EVERY == 1;
+	unsigned int usecs;
 
 	if (attempt == 0) {
 		lru_add_drain();
 		return true;
 	}
 
-	if (attempt > 1)
-		usecs = min(GMEM_SLEEP_USECS << (attempt - 2), GMEM_WAIT_USECS);
-	if (!gmem_may_wait(cv, usecs + GMEM_DRAIN_USECS))
+	usecs = min(GMEM_SLEEP_USECS << (attempt - 1), GMEM_WAIT_USECS);
+	if (!gmem_may_wait(cv, drain ? usecs + GMEM_DRAIN_USECS : usecs))
 		return false;
 
-	if (usecs)
-		fsleep(usecs);
-	lru_add_drain_all();
+	fsleep(usecs);
+	if (drain)
+		lru_add_drain_all();
 	return true;
 }
 
@@ -103,7 +108,7 @@ static bool gmem_wait(struct gmem_convert *cv, unsigned int attempt)
  * the folio lock, perhaps after the range was unmapped: unmap again.  No later
  * one can, it needs invalidate_lock.
  */
-static int gmem_try_folio(struct folio *folio)
+static int gmem_try_folio(struct gmem_convert *cv, struct folio *folio)
 {
 	int err = 0;
 
@@ -111,9 +116,10 @@ static int gmem_try_folio(struct folio *folio)
 	if (folio_mapped(folio))
 		unmap_mapping_folio(folio);
 
+	cv->held = gmem_folio_held(folio);
 	if (folio_test_hwpoison(folio))
 		err = -EHWPOISON;
-	else if (gmem_folio_held(folio))
+	else if (cv->held)
 		err = -EAGAIN;
 	folio_unlock(folio);
 
@@ -130,11 +136,11 @@ static int gmem_check_folio(struct gmem_convert *cv, struct folio *folio)
 	int err;
 
 	do {
-		err = gmem_try_folio(folio);
+		err = gmem_try_folio(cv, folio);
 	} while (err == -EAGAIN && gmem_wait(cv, attempt++));
 
 	if (err == -EAGAIN)
-		trace_guest_memfd_held(&cv->gi->vfs_inode, folio);
+		trace_guest_memfd_held(&cv->gi->vfs_inode, folio, cv->held);
 	if (err)
 		cv->error_index = folio->index;
 	return err;

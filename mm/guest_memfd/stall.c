@@ -11,6 +11,7 @@
  * For debug kernels only, CONFIG_GUEST_MEMFD_STALL.  Knows nothing of the rest
  * of the core; a point has no meaning but its place.
  */
+#include <linux/completion.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/export.h>
@@ -18,9 +19,9 @@
 #include <linux/guest_memfd.h>
 #include <linux/init.h>
 #include <linux/jiffies.h>
+#include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
-#include <linux/wait.h>
 
 #include "internal.h"
 
@@ -28,30 +29,19 @@
 #define GMEM_STALL_LIMIT	(10 * HZ)
 #define GMEM_SPIN_LIMIT_MSECS	5000
 
-enum gmem_stall_state {
-	GMEM_STALL_OFF,
-	GMEM_STALL_ARMED,
-	GMEM_STALL_WAITING,
-};
-
-static const char *const gmem_stall_words[] = {
-	[GMEM_STALL_OFF]	= "off",
-	[GMEM_STALL_ARMED]	= "armed",
-	[GMEM_STALL_WAITING]	= "waiting",
-};
-
 /**
  * struct gmem_stall - a point
  * @name: of its file
  * @atomic: a thread that comes here must not sleep
- * @state: enum gmem_stall_state.  A test arms and releases with a plain
- *	exchange; only the thread that got from armed to waiting waits, until
- *	it finds anything else
+ * @armed: the next thread that comes here is to wait
+ * @waiter: what the one that waits is waiting for, on its stack; whoever
+ *	completes it takes it away, under gmem_stall_lock
  */
 struct gmem_stall {
 	const char *name;
 	bool atomic;
-	int state;
+	bool armed;
+	struct completion *waiter;
 };
 
 static struct gmem_stall gmem_stalls[] = {
@@ -66,19 +56,36 @@ static struct gmem_stall gmem_stalls[] = {
 	[GUEST_MEMFD_STALL_POISON]	= { "poison" },
 };
 
-static DECLARE_WAIT_QUEUE_HEAD(gmem_stall_wait);
+/* Protects @armed and @waiter of all points. */
+static DEFINE_SPINLOCK(gmem_stall_lock);
 
-static bool gmem_stall_is_over(const struct gmem_stall *stall)
+static bool gmem_stall_begin(struct gmem_stall *stall, struct completion *done)
 {
-	return READ_ONCE(stall->state) != GMEM_STALL_WAITING;
+	guard(spinlock)(&gmem_stall_lock);
+
+	if (!stall->armed)
+		return false;
+
+	WRITE_ONCE(stall->armed, false);
+	stall->waiter = done;
+	return true;
 }
 
-static void gmem_stall_spin(const struct gmem_stall *stall)
+/* @done is about to go: whoever completes it must be through with it. */
+static void gmem_stall_end(struct gmem_stall *stall, struct completion *done)
+{
+	guard(spinlock)(&gmem_stall_lock);
+
+	if (stall->waiter == done)
+		stall->waiter = NULL;
+}
+
+static void gmem_stall_spin(struct completion *done)
 {
 	unsigned int msecs;
 
 	for (msecs = 0; msecs < GMEM_SPIN_LIMIT_MSECS; msecs++) {
-		if (gmem_stall_is_over(stall))
+		if (try_wait_for_completion(done))
 			return;
 		mdelay(1);
 	}
@@ -94,23 +101,20 @@ static void gmem_stall_spin(const struct gmem_stall *stall)
 void guest_memfd_stall(enum guest_memfd_stall_point point)
 {
 	struct gmem_stall *stall = &gmem_stalls[point];
+	DECLARE_COMPLETION_ONSTACK(done);
 
 	if (!stall->atomic)
 		might_sleep();
 
-	if (READ_ONCE(stall->state) != GMEM_STALL_ARMED ||
-	    cmpxchg(&stall->state, GMEM_STALL_ARMED,
-		    GMEM_STALL_WAITING) != GMEM_STALL_ARMED)
+	if (!READ_ONCE(stall->armed) || !gmem_stall_begin(stall, &done))
 		return;
 
 	if (stall->atomic)
-		gmem_stall_spin(stall);
+		gmem_stall_spin(&done);
 	else
-		wait_event_killable_timeout(gmem_stall_wait,
-					    gmem_stall_is_over(stall),
-					    GMEM_STALL_LIMIT);
+		wait_for_completion_killable_timeout(&done, GMEM_STALL_LIMIT);
 
-	cmpxchg(&stall->state, GMEM_STALL_WAITING, GMEM_STALL_OFF);
+	gmem_stall_end(stall, &done);
 }
 EXPORT_SYMBOL_GPL(guest_memfd_stall);
 
@@ -118,12 +122,13 @@ static ssize_t gmem_stall_read(struct file *file, char __user *buf,
 			       size_t count, loff_t *ppos)
 {
 	const struct gmem_stall *stall = file->private_data;
-	char text[16];
-	int len;
+	const char *text;
 
-	len = scnprintf(text, sizeof(text), "%s\n",
-			gmem_stall_words[READ_ONCE(stall->state)]);
-	return simple_read_from_buffer(buf, count, ppos, text, len);
+	scoped_guard(spinlock, &gmem_stall_lock)
+		text = stall->waiter ? "waiting\n" :
+		       stall->armed ? "armed\n" : "off\n";
+
+	return simple_read_from_buffer(buf, count, ppos, text, strlen(text));
 }
 
 /* A thread that waits already is released by either. */
@@ -138,8 +143,12 @@ static ssize_t gmem_stall_write(struct file *file, const char __user *buf,
 	if (err)
 		return err;
 
-	xchg(&stall->state, arm ? GMEM_STALL_ARMED : GMEM_STALL_OFF);
-	wake_up_all(&gmem_stall_wait);
+	guard(spinlock)(&gmem_stall_lock);
+
+	if (stall->waiter)
+		complete(stall->waiter);
+	stall->waiter = NULL;
+	WRITE_ONCE(stall->armed, arm);
 	return count;
 }
 

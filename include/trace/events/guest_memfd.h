@@ -136,12 +136,12 @@ TRACE_EVENT(guest_memfd_convert,
 		  __entry->error_index, __entry->waited)
 );
 
-/* Why a conversion is refused with -EAGAIN: @refs are one too many, or more. */
+/* Why a conversion is refused with -EAGAIN: there are @refs too many. */
 TRACE_EVENT(guest_memfd_held,
 
-	TP_PROTO(const struct inode *inode, struct folio *folio),
+	TP_PROTO(const struct inode *inode, struct folio *folio, int refs),
 
-	TP_ARGS(inode, folio),
+	TP_ARGS(inode, folio, refs),
 
 	TP_STRUCT__entry(
 		__field(u64, ino)
@@ -155,9 +155,7 @@ TRACE_EVENT(guest_memfd_held,
 		__entry->ino = inode->i_ino;
 		__entry->index = folio->index;
 		__entry->pfn = folio_pfn(folio);
-		/* Without that of the page cache and that of the conversion. */
-		__entry->refs = folio_ref_count(folio) -
-				folio_nr_pages(folio) - 1;
+		__entry->refs = refs;
 		__entry->pinned = folio_maybe_dma_pinned(folio);
 	),
 

@@ -83,6 +83,7 @@ struct job {
 	long (*fn)(void *arg);
 	void *arg;
 	long ret;
+	bool started;
 	bool done;
 };
 
@@ -90,6 +91,7 @@ static inline void *job_run(void *arg)
 {
 	struct job *job = arg;
 
+	__atomic_store_n(&job->started, true, __ATOMIC_RELEASE);
 	job->ret = job->fn(job->arg);
 	__atomic_store_n(&job->done, true, __ATOMIC_RELEASE);
 	return NULL;
@@ -99,8 +101,11 @@ static inline void job_start(struct job *job, long (*fn)(void *arg), void *arg)
 {
 	job->fn = fn;
 	job->arg = arg;
+	job->started = false;
 	job->done = false;
 	kvm_pthread_create(&job->thread, NULL, job_run, job);
+	while (!__atomic_load_n(&job->started, __ATOMIC_ACQUIRE))
+		usleep(100);
 }
 
 static inline bool job_is_done(struct job *job)

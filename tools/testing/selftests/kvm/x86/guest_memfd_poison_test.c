@@ -284,11 +284,11 @@ TEST_F(poison, vcpu_that_has_found_a_page_loses_it_when_it_breaks)
 	job_start(&guest, read_in_guest, &access);
 	ASSERT_TRUE(stall_is_reached("get_pfn"));
 	break_page(self->pfn);
-	/* Long enough for the worker. */
-	usleep(STALL_BLOCKED_USECS);
 
 	stall_release("get_pfn");
-	EXPECT_EQ(-EHWPOISON, job_wait(&guest));
+	/* Views may be told before it maps the page, or after. */
+	job_wait(&guest);
+	EXPECT_TRUE(guest_gets_ehwpoison(self->vcpu, gpa(5)));
 }
 
 TEST_F(poison, file_may_be_gone_before_views_are_told)
@@ -313,7 +313,7 @@ TEST_F(poison, file_may_be_gone_before_views_are_told)
  * Without stopping anyone: a hole that takes long, and a page in it that
  * breaks meanwhile.
  */
-#define BIG_PAGES	(SZ_128M / GMEM_PAGE_SIZE)
+#define BIG_PAGES	(SZ_32M / GMEM_PAGE_SIZE)
 #define NR_BREAKS	4
 
 struct big_hole {

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -499,16 +500,22 @@ TEST_F(race, process_with_a_mapping_can_end_during_a_conversion)
 {
 	struct range range = { self->fd, 5, 4 };
 	struct job conversion;
+	int ready[2];
 	pid_t pid;
+	u8 byte;
 
+	ASSERT_EQ(0, pipe(ready));
 	pid = fork();
 	if (!pid) {
-		gmem_peek(page(5));
-		gmem_peek(page(7));
-		mlock(page(5), 4 * GMEM_PAGE_SIZE);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (mlock(page(5), 4 * GMEM_PAGE_SIZE) ||
+		    write(ready[1], "", 1) != 1)
+			_exit(1);
 		pause();
 	}
-	usleep(STALL_BLOCKED_USECS);
+	close(ready[1]);
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	close(ready[0]);
 
 	START_STALLED(&conversion, "begun", make_private, &range);
 	kill_and_wait(pid);
@@ -525,6 +532,7 @@ TEST_F(race, process_can_be_killed_in_a_fault)
 	stall_arm("fault_locked");
 	pid = fork();
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		forget_mapping(self->mem);
 		gmem_poke(page(5), 0xaa);
 		pause();

@@ -165,43 +165,59 @@ static int gmem_check_range(struct gmem_convert *cv, pgoff_t start, pgoff_t end)
 	return err;
 }
 
-/* Take the shared pages of a run away from user space. */
+/*
+ * Take the shared pages away from user space.  They are all unmapped at once:
+ * user space decides how many mappings and how many runs there are, and whoever
+ * wants the lock would wait for each of the ones times each of the others.
+ * Private pages are not mapped.
+ */
+static void gmem_unmap(struct gmem_convert *cv, pgoff_t start, pgoff_t end)
+{
+	unmap_mapping_pages(cv->gi->vfs_inode.i_mapping, start, end - start,
+			    false);
+	guest_memfd_stall(GUEST_MEMFD_STALL_UNMAPPED);
+}
+
+/*
+ * Only pages that change are looked at: the others are nobody's business.  All
+ * of [start, end) is exposed.
+ */
 static int gmem_check_run(struct gmem_convert *cv, pgoff_t start, pgoff_t end)
 {
-	struct address_space *mapping = cv->gi->vfs_inode.i_mapping;
-	pgoff_t first = start, last = end;
+	pgoff_t index, next;
+	bool private;
 	int err;
 
-	while (first < end && gmem_exposed_run(cv->gi, &first, &last)) {
-		unmap_mapping_pages(mapping, first, last - first, false);
-		guest_memfd_stall(GUEST_MEMFD_STALL_UNMAPPED);
-		err = gmem_check_range(cv, first, last);
+	for (index = start; index < end; index = next) {
+		next = gmem_state_run_end(&cv->gi->state, index, end, &private);
+		if (private)
+			continue;
+		err = gmem_check_range(cv, index, next);
 		if (err)
 			return err;
-		first = last;
-		last = end;
+		cond_resched();
 	}
 
 	return 0;
 }
 
-/* Only pages that change are looked at: the others are nobody's business. */
 static int gmem_check(struct gmem_convert *cv)
 {
-	pgoff_t index = cv->change.start;
 	pgoff_t end = cv->change.end;
-	pgoff_t next;
-	bool private;
+	pgoff_t first = cv->change.start, last = end;
 	int err;
 
-	for (; index < end; index = next) {
-		next = gmem_state_run_end(&cv->gi->state, index, end, &private);
-		if (private)
-			continue;
-		err = gmem_check_run(cv, index, next);
+	if (!gmem_exposed_run(cv->gi, &first, &last))
+		return 0;
+	gmem_unmap(cv, first, end);
+
+	do {
+		err = gmem_check_run(cv, first, last);
 		if (err)
 			return err;
-	}
+		first = last;
+		last = end;
+	} while (first < end && gmem_exposed_run(cv->gi, &first, &last));
 
 	return 0;
 }

@@ -293,6 +293,33 @@ TEST_F(chunks, conversion_resumed_at_the_error_offset_comes_to_its_end)
 }
 
 /*
+ * How long it takes is for user space to decide
+ */
+
+#define NR_MAPPINGS	1000
+#define NR_RUNS		2000
+#define LIMIT_SECS	10
+
+/* Each mapping is looked at once, not once for each run: that is minutes. */
+TEST_F(chunks, many_runs_in_many_mappings)
+{
+	struct timespec start;
+	u64 i;
+
+	for (i = 0; i < NR_RUNS; i++)
+		gmem_pages_to_private(self->fd, 2 * i + 1, 1);
+	for (i = 0; i < NR_RUNS; i += GMEM_PAGE_SIZE / 16)
+		gmem_poke(self->mem + 2 * i * GMEM_PAGE_SIZE, 1);
+	for (i = 0; i < NR_MAPPINGS; i++)
+		kvm_mmap(CHUNK, PROT_READ, MAP_SHARED, self->fd);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	gmem_set_private(self->fd, 0, CHUNK);
+	EXPECT_GT(LIMIT_SECS, timespec_elapsed(start).tv_sec);
+	EXPECT_EQ(NR_PAGES(CHUNK), gmem_fdinfo(self->fd, "private"));
+}
+
+/*
  * EHWPOISON
  */
 

@@ -44,6 +44,7 @@
  * @private: what the pages become
  * @waited: for folios that were held, in microseconds
  * @held: references that somebody else had to the last folio looked at
+ * @converted: there was something to convert
  * @error_index: the page that stopped it
  */
 struct gmem_convert {
@@ -53,6 +54,7 @@ struct gmem_convert {
 	bool private;
 	unsigned int waited;
 	int held;
+	bool converted;
 	pgoff_t error_index;
 };
 
@@ -296,12 +298,24 @@ static int gmem_convert_chunk(struct gmem_convert *cv)
 	filemap_invalidate_lock(mapping);
 	if (!gmem_skip_done(cv)) {
 		err = gmem_convert_locked(cv);
+		cv->converted = !err;
 		trace_guest_memfd_convert(&cv->change, err, cv->error_index,
 					  cv->waited);
 	}
 	filemap_invalidate_unlock(mapping);
 
 	return err;
+}
+
+/*
+ * Who starts over with the same range after a signal must come further each
+ * time, however many signals there are: chunks that have the wanted state
+ * already do not count.
+ */
+static bool gmem_interrupted(bool converted)
+{
+	return converted ? signal_pending(current) :
+			   fatal_signal_pending(current);
 }
 
 /**
@@ -339,6 +353,7 @@ int guest_memfd_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 {
 	struct gmem_inode *gi = gmem_i(inode);
 	pgoff_t index, next;
+	bool converted = false;
 	int err;
 
 	*error_index = start;
@@ -367,7 +382,7 @@ int guest_memfd_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 				GMEM_CHUNK_PAGES);
 		cv.change.end = next;
 
-		if (index != start && signal_pending(current))
+		if (index != start && gmem_interrupted(converted))
 			err = -EINTR;
 		else
 			err = gmem_convert_chunk(&cv);
@@ -376,6 +391,7 @@ int guest_memfd_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 			*error_index = cv.error_index;
 			return err;
 		}
+		converted |= cv.converted;
 		cond_resched();
 	}
 

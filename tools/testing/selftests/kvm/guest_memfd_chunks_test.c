@@ -11,6 +11,7 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
+#include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -290,6 +291,44 @@ TEST_F(chunks, conversion_resumed_at_the_error_offset_comes_to_its_end)
 	EXPECT_EQ(NR_PAGES(LONG_FILE_SIZE), gmem_fdinfo(fd, "private"));
 
 	close(fd);
+}
+
+static long do_convert_last_chunk(void *fd)
+{
+	return try_private(*(int *)fd, 2 * CHUNK, CHUNK, NULL);
+}
+
+static long do_convert_first_chunks(void *fd)
+{
+	return try_private(*(int *)fd, 0, 2 * CHUNK, NULL);
+}
+
+/*
+ * A VMM that repeats the same range, as the documentation has it, must come to
+ * the end however many signals it gets.
+ */
+TEST_F(chunks, chunk_that_was_converted_before_is_no_reason_for_eintr)
+{
+	struct sigaction sa = { .sa_handler = on_signal };
+	struct job other, job;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+
+	gmem_set_private(self->fd, 0, CHUNK);
+	sigaction(SIGUSR1, &sa, NULL);
+
+	/* Have the signal come before the lock is there. */
+	stall_arm("begun");
+	job_start(&other, do_convert_last_chunk, &self->fd);
+	ASSERT_TRUE(stall_is_reached("begun"));
+	job_start(&job, do_convert_first_chunks, &self->fd);
+	EXPECT_TRUE(job_is_blocked(&job));
+	pthread_kill(job.thread, SIGUSR1);
+	stall_release("begun");
+
+	EXPECT_EQ(0, job_wait(&job));
+	EXPECT_EQ(0, job_wait(&other));
 }
 
 /*

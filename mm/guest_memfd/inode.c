@@ -28,6 +28,9 @@
 static struct vfsmount *gmem_mnt __ro_after_init;
 static struct kmem_cache *gmem_inode_cachep __ro_after_init;
 
+/* A TiB with 4 KiB pages: a few milliseconds at the worst. */
+#define GMEM_COUNT_PAGES	(GMEM_CHUNK_PAGES << 10)
+
 /*
  * fallocate
  */
@@ -157,6 +160,23 @@ long guest_memfd_fallocate(struct file *file, int mode, loff_t offset,
 }
 EXPORT_SYMBOL_GPL(guest_memfd_fallocate);
 
+/* RCU must not wait until all of a large file has been counted. */
+static pgoff_t gmem_count_private(struct gmem_inode *gi)
+{
+	pgoff_t nr_pages = gmem_nr_pages(gi);
+	pgoff_t start, end, count = 0;
+
+	gmem_assert_locked(gi);
+
+	for (start = 0; start < nr_pages; start = end) {
+		end = start + min(nr_pages - start, GMEM_COUNT_PAGES);
+		count += gmem_state_count_private(&gi->state, start, end);
+		cond_resched();
+	}
+
+	return count;
+}
+
 /**
  * guest_memfd_show_fdinfo() - the ->show_fdinfo of a guest_memfd
  * @m: what to print to
@@ -172,7 +192,7 @@ void guest_memfd_show_fdinfo(struct seq_file *m, struct file *file)
 	pgoff_t nr_private;
 
 	filemap_invalidate_lock_shared(inode->i_mapping);
-	nr_private = gmem_state_count_private(&gi->state, 0, nr_pages);
+	nr_private = gmem_count_private(gi);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 
 	seq_printf(m, "guest_memfd-size:\t%lld\n", i_size_read(inode));

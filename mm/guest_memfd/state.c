@@ -309,8 +309,7 @@ void gmem_state_destroy(struct gmem_state *state)
 
 	xas_lock(&xas);
 	xas_for_each(&xas, entry, ULONG_MAX) {
-		if (gmem_is_bitmap(entry))
-			gmem_store(&xas, XA_ZERO_ENTRY);
+		gmem_store(&xas, NULL);
 		if (++batch % XA_CHECK_SCHED)
 			continue;
 

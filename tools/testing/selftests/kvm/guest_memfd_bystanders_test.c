@@ -6,8 +6,10 @@
  * None of them can hold up a conversion, even if it does not run.  Afterwards
  * it can neither see nor change the page.
  */
+#include <elf.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <linux/perf_event.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -399,6 +401,86 @@ TEST_F(viewer, started_after_the_conversion_sees_no_private_page)
 
 	EXPECT_EQ(variant->denied, variant->peek(PAGE));
 	EXPECT_EQ(STAMP(SHARED_PAGE), variant->peek(SHARED_PAGE));
+}
+
+/*
+ * perf says which program it is that somebody maps
+ */
+
+#define BUILD_ID	"what the guest hides"
+
+static void put_build_id(u8 *page)
+{
+	Elf64_Ehdr *ehdr = (void *)page;
+	Elf64_Phdr *phdr = (void *)(ehdr + 1);
+	Elf64_Nhdr *nhdr = (void *)(phdr + 1);
+
+	*ehdr = (Elf64_Ehdr) {
+		.e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64 },
+		.e_type = ET_DYN,
+		.e_phoff = sizeof(*ehdr),
+		.e_phnum = 1,
+	};
+	*nhdr = (Elf64_Nhdr) {
+		.n_namesz = sizeof("GNU"),
+		.n_descsz = sizeof(BUILD_ID) - 1,
+		.n_type = NT_GNU_BUILD_ID,
+	};
+	memcpy(nhdr + 1, "GNU", sizeof("GNU"));
+	memcpy((u8 *)(nhdr + 1) + sizeof("GNU"), BUILD_ID, nhdr->n_descsz);
+	*phdr = (Elf64_Phdr) {
+		.p_type = PT_NOTE,
+		.p_offset = (u8 *)nhdr - page,
+		.p_filesz = sizeof(*nhdr) + sizeof("GNU") + nhdr->n_descsz,
+	};
+}
+
+TEST(perf_finds_no_build_id_in_a_private_page)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE,
+		.size = sizeof(attr),
+		.config = PERF_COUNT_SW_DUMMY,
+		.mmap = 1,
+		.mmap2 = 1,
+		.mmap_data = 1,
+		.build_id = 1,
+		.exclude_kernel = 1,
+	};
+	struct perf_event_mmap_page *ring;
+	struct kvm_vm *vm;
+	int perf, fd;
+	u8 *mem;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		SKIP(return, "no VM type with private memory");
+
+	perf = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
+	if (perf < 0)
+		SKIP(return, "no perf events");
+	ring = kvm_mmap(2 * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			perf);
+
+	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	fd = vm_create_guest_memfd(vm, GMEM_PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP |
+				   GUEST_MEMFD_FLAG_INIT_SHARED);
+	mem = gmem_map_pages(fd, 1);
+	put_build_id(mem);
+	gmem_pages_to_private(fd, 0, 1);
+	kvm_munmap(mem, GMEM_PAGE_SIZE);
+
+	ring->data_tail = ring->data_head;
+	kvm_munmap(gmem_map_pages(fd, 1), GMEM_PAGE_SIZE);
+
+	/* It did see the mapping. */
+	EXPECT_NE(ring->data_tail, ring->data_head);
+	EXPECT_EQ(NULL, memmem((u8 *)ring + GMEM_PAGE_SIZE, GMEM_PAGE_SIZE,
+			       BUILD_ID, sizeof(BUILD_ID) - 1));
+
+	kvm_munmap(ring, 2 * GMEM_PAGE_SIZE);
+	close(perf);
+	close(fd);
+	kvm_vm_free(vm);
 }
 
 TEST_HARNESS_MAIN

@@ -410,6 +410,19 @@ static void fuzz_guest(struct fuzz_mailbox *mailbox)
 
 #define FUZZ_MMIO	(-1)
 
+/* It has no exception handlers: what it could not do is in these. */
+static inline void fuzz_unexpected_exit(struct fuzz_thread *t)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	vcpu_regs_get(t->vcpu, &regs);
+	vcpu_sregs_get(t->vcpu, &sregs);
+	TEST_FAIL("Unexpected exit: %s, rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx, asked for 0x%lx",
+		  exit_reason_str(t->vcpu->run->exit_reason), regs.rip, regs.rsp,
+		  sregs.cr2, sregs.cr3, t->mailbox->gva);
+}
+
 /*
  * Have the guest do what is in the mailbox.  Return 0, FUZZ_MMIO if some of it
  * was emulated MMIO, which reads all ones, or the errno of KVM_RUN, after which
@@ -440,7 +453,7 @@ static inline int fuzz_guest_run(struct fuzz_thread *t)
 				memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
 			break;
 		default:
-			TEST_FAIL("Unexpected exit: %s", exit_reason_str(run->exit_reason));
+			fuzz_unexpected_exit(t);
 		}
 	}
 }

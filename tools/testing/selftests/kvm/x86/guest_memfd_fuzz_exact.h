@@ -52,6 +52,12 @@ struct exact_file {
 
 static struct exact_file exact_files[EXACT_FILES];
 
+/*
+ * Shared: there is a child, which has all files open; exclusive: the last close
+ * of a file must be the last.  Innermost.
+ */
+static pthread_rwlock_t exact_children = PTHREAD_RWLOCK_INITIALIZER;
+
 static void exact_lock_init(pthread_rwlock_t *lock)
 {
 	pthread_rwlockattr_t attr;
@@ -351,6 +357,7 @@ static enum fuzz_outcome exact_fork(struct fuzz_thread *t, const u64 *r)
 		return OUT_SKIPPED;
 
 	exact_lock_shared(&range);
+	pthread_rwlock_rdlock(&exact_children);
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "fork() failed");
 	if (!pid) {
@@ -365,6 +372,7 @@ static enum fuzz_outcome exact_fork(struct fuzz_thread *t, const u64 *r)
 	}
 
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() failed");
+	pthread_rwlock_unlock(&exact_children);
 	if (status)
 		fuzz_fail(t, exact_index(range.file), range.first + WEXITSTATUS(status) - 1,
 			  "a child sees something else, status 0x%x", status);

@@ -239,11 +239,13 @@ static enum fuzz_outcome exact_reopen(struct fuzz_thread *t, const u64 *r)
 					r[4] % slot->nr_pages * MODEL_PAGE_SIZE, 1, false);
 		slot->file_is_closed = slot->exists;
 	}
+	pthread_rwlock_wrlock(&exact_children);
 	exact_close(file);
 	for (i = 0; i < EXACT_SLOTS_PER_FILE; i++)
 		if (file->slots[i].exists)
 			exact_touch_closed(t, file, &file->slots[i],
 					   r[4] % file->slots[i].nr_pages);
+	pthread_rwlock_unlock(&exact_children);
 	exact_open(file, r);
 	pthread_rwlock_unlock(&file->lock);
 	exact_unlock_slots(file);

@@ -222,13 +222,10 @@ FIXTURE_SETUP(caller)
 {
 	int i;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 
-	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	self->fd = vm_create_guest_memfd(self->vm, FILE_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = gmem_create_shared(&self->vm, FILE_PAGES);
 	self->mem = gmem_map_pages(self->fd, FILE_PAGES);
 	for (i = 0; i < FILE_PAGES; i++)
 		gmem_stamp(page(i), STAMP(i));

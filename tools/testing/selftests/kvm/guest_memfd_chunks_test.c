@@ -48,7 +48,7 @@ FIXTURE_SETUP(chunks)
 {
 	u64 offset, i;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 
 	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);

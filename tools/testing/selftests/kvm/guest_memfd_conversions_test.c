@@ -51,7 +51,7 @@ FIXTURE_VARIANT_ADD(conversion, private_at_first) {
 
 FIXTURE_SETUP(conversion)
 {
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 
 	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);

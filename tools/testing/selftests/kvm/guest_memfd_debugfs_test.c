@@ -65,17 +65,14 @@ static void read_file(const char *path, char *text, size_t size)
 
 FIXTURE_SETUP(watched)
 {
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 	if (access(DEBUGFS, X_OK) || access(EVENTS, W_OK))
 		SKIP(return, "no debugfs or no tracefs");
 
 	write_file(TRACEFS "/trace", "");
 	write_file(EVENTS, "1");
-	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = gmem_create_shared(&self->vm, NR_PAGES);
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
 	self->ino = ino_of(self->fd);
 	snprintf(self->runs, sizeof(self->runs), DEBUGFS "/%lu/runs", self->ino);

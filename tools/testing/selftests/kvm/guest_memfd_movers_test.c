@@ -307,13 +307,10 @@ FIXTURE_SETUP(mover)
 {
 	int i;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 
-	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	self->fd = vm_create_guest_memfd(self->vm, FILE_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = gmem_create_shared(&self->vm, FILE_PAGES);
 	self->reserved = kvm_mmap(2 * SZ_2M, PROT_NONE,
 				  MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	self->mem = mmap(align_ptr_up(self->reserved, SZ_2M), SZ_2M,

@@ -551,7 +551,7 @@ static inline void run_op(struct __test_metadata *_metadata, struct env *env,
 }
 
 #define SETUP_INJECTION(_injector) do {						\
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))	\
+	if (!gmem_can_convert())	\
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");			\
 	if (inject_setup(_injector))						\
 		SKIP(return, "no fault injection");				\

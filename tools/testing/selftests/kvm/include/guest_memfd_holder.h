@@ -67,16 +67,13 @@ FIXTURE_SETUP(holder)
 {
 	int i;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 	if (!variant->ops->open())
 		SKIP(return, "nothing here that could hold a page like that");
 
 	self->ops = variant->ops;
-	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	self->fd = vm_create_guest_memfd(self->vm, FILE_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = gmem_create_shared(&self->vm, FILE_PAGES);
 	self->mem = gmem_map_pages(self->fd, FILE_PAGES);
 	for (i = FIRST; i < FIRST + NR_PAGES; i++)
 		gmem_stamp(page(i), i);

@@ -141,6 +141,23 @@ static inline u8 *gmem_map_pages(int gmem_fd, u64 nr_pages)
 			MAP_SHARED, gmem_fd);
 }
 
+#ifdef __x86_64__
+/* Can there be a VM whose guest_memfd has pages of both kinds? */
+static inline bool gmem_can_convert(void)
+{
+	return kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM);
+}
+
+/* A VM without vCPUs and, returned, a file of it that is all shared. */
+static inline int gmem_create_shared(struct kvm_vm **vm, u64 nr_pages)
+{
+	*vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	return vm_create_guest_memfd(*vm, nr_pages * GMEM_PAGE_SIZE,
+				     GUEST_MEMFD_FLAG_MMAP |
+				     GUEST_MEMFD_FLAG_INIT_SHARED);
+}
+#endif
+
 /* Fill a page with words that tell it from others and from other times. */
 static inline void gmem_stamp(void *page, u64 stamp)
 {

@@ -39,22 +39,12 @@ FIXTURE(guest) {
 
 FIXTURE_SETUP(guest)
 {
-	const struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
-	};
-
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
 
-	self->vm = vm_create_shape_with_one_vcpu(shape, &self->vcpu, guest_serve);
-	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = create_served(&self->vm, &self->vcpu, NR_PAGES);
 	self->mem = kvm_mmap(NR_PAGES * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 			     MAP_SHARED, self->fd);
-	set_slot(self->vm, NR_PAGES, self->fd, 0);
-	virt_map(self->vm, TRACKING_GPA, TRACKING_GPA, NR_PAGES);
 }
 
 FIXTURE_TEARDOWN(guest)

@@ -153,7 +153,7 @@ FIXTURE_SETUP(unheld)
 		.type = KVM_X86_SW_PROTECTED_VM,
 	};
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
 	if (sysconf(_SC_NPROCESSORS_ONLN) <= OTHER_CPU)
 		SKIP(return, "needs two CPUs");

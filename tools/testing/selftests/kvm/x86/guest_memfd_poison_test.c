@@ -53,23 +53,13 @@ static void forget_mapping(u8 *mem)
 
 FIXTURE_SETUP(poison)
 {
-	const struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
-	};
-
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
 	if (access(CORRUPT_PFN, W_OK))
 		SKIP(return, "no CONFIG_HWPOISON_INJECT");
 
-	self->vm = vm_create_shape_with_one_vcpu(shape, &self->vcpu, guest_serve);
-	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = create_served(&self->vm, &self->vcpu, NR_PAGES);
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
-	set_slot(self->vm, NR_PAGES, self->fd, 0);
-	virt_map(self->vm, TRACKING_GPA, TRACKING_GPA, NR_PAGES);
 
 	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 0x55);
 	self->pfn = pfn_of(self->mem + 5 * GMEM_PAGE_SIZE);

@@ -40,24 +40,15 @@ FIXTURE(race) {
 
 FIXTURE_SETUP(race)
 {
-	const struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
-	};
 	int i;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
 	if (!stall_is_supported())
 		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
 
-	self->vm = vm_create_shape_with_one_vcpu(shape, &self->vcpu, guest_serve);
-	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = create_served(&self->vm, &self->vcpu, NR_PAGES);
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
-	set_slot(self->vm, NR_PAGES, self->fd, 0);
-	virt_map(self->vm, TRACKING_GPA, TRACKING_GPA, NR_PAGES);
 	for (i = 0; i < NR_WRITTEN; i++)
 		gmem_poke(self->mem + i * GMEM_PAGE_SIZE, i);
 }

@@ -105,4 +105,27 @@ static inline void delete_slot(struct kvm_vm *vm)
 	set_slot(vm, 0, -1, 0);
 }
 
+/*
+ * A VM with one vCPU that serves and, returned, a file that is all shared, with
+ * a memslot over all of it.
+ */
+static inline int create_served(struct kvm_vm **vm, struct kvm_vcpu **vcpu,
+				u64 nr_pages)
+{
+	const struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+	int fd;
+
+	*vm = vm_create_shape_with_one_vcpu(shape, vcpu, guest_serve);
+	fd = vm_create_guest_memfd(*vm, nr_pages * GMEM_PAGE_SIZE,
+				   GUEST_MEMFD_FLAG_MMAP |
+				   GUEST_MEMFD_FLAG_INIT_SHARED);
+	set_slot(*vm, nr_pages, fd, 0);
+	virt_map(*vm, TRACKING_GPA, TRACKING_GPA, nr_pages);
+
+	return fd;
+}
+
 #endif /* SELFTEST_KVM_GUEST_MEMFD_SERVE_H */

@@ -418,7 +418,7 @@ static inline void fuzz_unexpected_exit(struct fuzz_thread *t)
 
 	vcpu_regs_get(t->vcpu, &regs);
 	vcpu_sregs_get(t->vcpu, &sregs);
-	TEST_FAIL("Unexpected exit: %s, rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx, asked for 0x%lx",
+	TEST_FAIL("Unexpected exit: %s, rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx gva 0x%lx",
 		  exit_reason_str(t->vcpu->run->exit_reason), regs.rip, regs.rsp,
 		  sregs.cr2, sregs.cr3, t->mailbox->gva);
 }

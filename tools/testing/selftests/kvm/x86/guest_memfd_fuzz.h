@@ -135,6 +135,7 @@ struct fuzz_thread {
 	pthread_t pthread;
 	struct kvm_vcpu *vcpu;
 	struct kvm_regs regs;
+	struct kvm_sregs sregs;
 	struct fuzz_mailbox *mailbox;
 	int pipe[2];
 	int hold_pipe[2];
@@ -410,17 +411,98 @@ static void fuzz_guest(struct fuzz_mailbox *mailbox)
 
 #define FUZZ_MMIO	(-1)
 
-/* It has no exception handlers: what it could not do is in these. */
+/*
+ * What the memory of the guest was before it ran, to find out what has become of
+ * it.  It writes to mailboxes and stacks, and the CPU to the bits that say that
+ * an entry of a page table was used.
+ */
+#define FUZZ_USED_BITS		(BIT_ULL(5) | BIT_ULL(6))
+
+static struct {
+	u64 *mem;
+	u64 size;
+	gpa_t mailboxes;
+} fuzz_memory;
+
+static inline struct userspace_mem_region *fuzz_memory_region(void)
+{
+	return memslot2region(fuzz.vm, 0);
+}
+
+static inline void fuzz_remember_memory(void)
+{
+	struct userspace_mem_region *region = fuzz_memory_region();
+
+	fuzz_memory.mailboxes = addr_gva2gpa(fuzz.vm, (gva_t)fuzz_mailboxes);
+	fuzz_memory.size = region->region.memory_size;
+	fuzz_memory.mem = malloc(fuzz_memory.size);
+	TEST_ASSERT(fuzz_memory.mem, "No memory");
+	memcpy(fuzz_memory.mem, region->host_mem, fuzz_memory.size);
+}
+
+static inline void fuzz_forget_memory(void)
+{
+	free(fuzz_memory.mem);
+	fuzz_memory.mem = NULL;
+}
+
+static inline void fuzz_show_changed_memory(void)
+{
+	struct userspace_mem_region *region = fuzz_memory_region();
+	const u64 *mem = region->host_mem;
+	const u64 per_page = MODEL_PAGE_SIZE / sizeof(*mem);
+	u64 i, first = 0, nr = 0;
+
+	for (i = 0; i < fuzz_memory.size / sizeof(*mem); i++) {
+		if ((mem[i] ^ fuzz_memory.mem[i]) & ~FUZZ_USED_BITS && !nr++)
+			first = i;
+		if (!nr || (i + 1) % per_page)
+			continue;
+		ksft_print_msg("  gpa 0x%llx: was 0x%lx, is 0x%lx; %lu words of the page changed\n",
+			       region->region.guest_phys_addr + first * sizeof(*mem),
+			       fuzz_memory.mem[first], mem[first], nr);
+		nr = 0;
+	}
+}
+
+/*
+ * A triple fault on AMD leaves nothing of the registers, KVM resets the vCPU.
+ * Whether it happens again tells memory that is wrong, or mapped wrong, from
+ * what was wrong for a moment.
+ */
 static inline void fuzz_unexpected_exit(struct fuzz_thread *t)
 {
+	static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+	u32 reason = t->vcpu->run->exit_reason;
 	struct kvm_sregs sregs;
 	struct kvm_regs regs;
+	int ret;
 
+	pthread_mutex_lock(&one_at_a_time);
 	vcpu_regs_get(t->vcpu, &regs);
 	vcpu_sregs_get(t->vcpu, &sregs);
-	TEST_FAIL("Unexpected exit: %s, rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx gva 0x%lx",
-		  exit_reason_str(t->vcpu->run->exit_reason), regs.rip, regs.rsp,
-		  sregs.cr2, sregs.cr3, t->mailbox->gva);
+	ksft_print_msg("vCPU %u: exit %s, rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx, asked for 0x%lx\n",
+		       t->index, exit_reason_str(reason), regs.rip, regs.rsp, sregs.cr2,
+		       sregs.cr3, t->mailbox->gva);
+	ksft_print_msg("memory of the guest that is not as it was, mailboxes are at gpa 0x%lx:\n",
+		       fuzz_memory.mailboxes);
+	fuzz_show_changed_memory();
+
+	vcpu_sregs_set(t->vcpu, &t->sregs);
+	vcpu_regs_set(t->vcpu, &t->regs);
+	ret = _vcpu_run(t->vcpu);
+	ksft_print_msg("from the start again: %s, exit %s\n", ret ? strerror(errno) : "success",
+		       exit_reason_str(t->vcpu->run->exit_reason));
+	TEST_FAIL("Unexpected exit: %s", exit_reason_str(reason));
+}
+
+/* The handlers of the library tell of an exception through a port of their own. */
+static inline void fuzz_check_port(struct fuzz_thread *t)
+{
+	if (t->vcpu->run->io.port == FUZZ_PORT)
+		return;
+	assert_on_unhandled_exception(t->vcpu);
+	fuzz_unexpected_exit(t);
 }
 
 /*
@@ -443,7 +525,7 @@ static inline int fuzz_guest_run(struct fuzz_thread *t)
 
 		switch (run->exit_reason) {
 		case KVM_EXIT_IO:
-			TEST_ASSERT_EQ(run->io.port, FUZZ_PORT);
+			fuzz_check_port(t);
 			return mmio ? FUZZ_MMIO : 0;
 		case KVM_EXIT_MMIO:
 			TEST_ASSERT_EQ(run->mmio.phys_addr & ~(MODEL_PAGE_SIZE - 1ull),

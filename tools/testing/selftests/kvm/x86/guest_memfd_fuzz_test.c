@@ -151,6 +151,7 @@ static void init_vcpu(struct fuzz_thread *t, struct kvm_vcpu *vcpu)
 	t->vcpu = vcpu;
 	vcpu_args_set(vcpu, 1, (gva_t)&fuzz_mailboxes[t->index]);
 	vcpu_regs_get(vcpu, &t->regs);
+	vcpu_sregs_get(vcpu, &t->sregs);
 }
 
 static void destroy_thread(struct fuzz_thread *t)
@@ -184,6 +185,7 @@ static void create_vm(void)
 		init_thread(&fuzz.threads[i], i, fuzz.seed);
 		init_vcpu(&fuzz.threads[i], vcpus[i]);
 	}
+	fuzz_remember_memory();
 }
 
 static u64 ops_done(void)
@@ -294,6 +296,7 @@ static bool run_phase(unsigned int nr, double duration)
 	add_counts(nr);
 	for (i = 0; i < fuzz.nr_threads; i++)
 		destroy_thread(&fuzz.threads[i]);
+	fuzz_forget_memory();
 	kvm_vm_free(fuzz.vm);
 	return !fuzz.failed;
 }

@@ -481,9 +481,10 @@ static inline void fuzz_unexpected_exit(struct fuzz_thread *t)
 	pthread_mutex_lock(&one_at_a_time);
 	vcpu_regs_get(t->vcpu, &regs);
 	vcpu_sregs_get(t->vcpu, &sregs);
-	ksft_print_msg("vCPU %u: exit %s, rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx, asked for 0x%lx\n",
-		       t->index, exit_reason_str(reason), regs.rip, regs.rsp, sregs.cr2,
-		       sregs.cr3, t->mailbox->gva);
+	ksft_print_msg("vCPU %u was to use 0x%lx: exit %s\n", t->index,
+		       t->mailbox->gva, exit_reason_str(reason));
+	ksft_print_msg("  rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx\n",
+		       regs.rip, regs.rsp, sregs.cr2, sregs.cr3);
 	ksft_print_msg("memory of the guest that is not as it was, mailboxes are at gpa 0x%lx:\n",
 		       fuzz_memory.mailboxes);
 	fuzz_show_changed_memory();

@@ -118,9 +118,17 @@ static int try_private(int fd, u64 first, u64 nr_pages, u64 *error_page)
 	gmem_pages_to_shared((_self)->fd, _first, _nr);			\
 } while (0)
 
-static void pin_thread(int cpu)
+static cpu_set_t allowed;
+
+/* @nr counts the CPUs that the test was started on. */
+static void pin_thread(int nr)
 {
 	cpu_set_t set;
+	int cpu;
+
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &allowed) && !nr--)
+			break;
 
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
@@ -155,7 +163,8 @@ FIXTURE_SETUP(unheld)
 
 	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
-	if (sysconf(_SC_NPROCESSORS_ONLN) <= OTHER_CPU)
+	TEST_ASSERT(!sched_getaffinity(0, sizeof(allowed), &allowed), "Which CPUs?");
+	if (CPU_COUNT(&allowed) <= OTHER_CPU)
 		SKIP(return, "needs two CPUs");
 
 	pin_thread(CONVERTER_CPU);

@@ -50,9 +50,18 @@ struct vm_area_struct;
  * stays what it is at the start and someone else keeps the books.
  */
 #define GUEST_MEMFD_TRACK_STATE		BIT(2)
+/*
+ * The memory comes from the hugetlb pool, in blocks that are reserved when the
+ * file is created.  Their size is encoded as for memfd_create(): its logarithm
+ * above GUEST_MEMFD_HUGE_SHIFT, 2 MiB or 1 GiB, or 0 for the default size.
+ */
+#define GUEST_MEMFD_HUGETLB		BIT(3)
+#define GUEST_MEMFD_HUGE_SHIFT		26
+#define GUEST_MEMFD_HUGE_MASK		(0x3fU << GUEST_MEMFD_HUGE_SHIFT)
 #define GUEST_MEMFD_FLAGS		(GUEST_MEMFD_MMAP | \
 					 GUEST_MEMFD_INIT_SHARED | \
-					 GUEST_MEMFD_TRACK_STATE)
+					 GUEST_MEMFD_TRACK_STATE | \
+					 GUEST_MEMFD_HUGETLB)
 
 /**
  * enum guest_memfd_change_type - what is about to happen to a range

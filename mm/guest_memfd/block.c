@@ -2,8 +2,9 @@
 /*
  * block: where the folios of a guest_memfd come from and where they go.
  *
- * Today each page is allocated by itself.  Knows the page cache and the NUMA
- * policy; must never know whether a page is shared or private.
+ * A page is allocated by itself, or it is part of a block of huge memory, see
+ * huge.c.  Knows the page cache and the NUMA policy; must never know whether a
+ * page is shared or private.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -20,7 +21,33 @@
  */
 unsigned int gmem_block_order(const struct gmem_inode *gi)
 {
-	return 0;
+	return gi->pool ? gmem_pool_order(gi->pool) : 0;
+}
+
+/**
+ * gmem_block_refs() - references to each folio beside that of the page cache
+ * @gi: the inode
+ *
+ * Return: how many the block has; fixed for the life of the inode.
+ */
+int gmem_block_refs(const struct gmem_inode *gi)
+{
+	return gi->pool ? GMEM_BLOCK_REFS : 0;
+}
+
+/* A page of a block is always there, as long as the block is. */
+static struct folio *gmem_block_get_huge(struct gmem_inode *gi, pgoff_t index)
+{
+	struct folio *folio;
+	int err;
+
+	err = gmem_huge_populate(gi, index);
+	if (err)
+		return ERR_PTR(err);
+
+	folio = filemap_lock_folio(gi->vfs_inode.i_mapping, index);
+	VM_WARN_ON_ONCE(IS_ERR(folio));
+	return folio;
 }
 
 /**
@@ -28,8 +55,9 @@ unsigned int gmem_block_order(const struct gmem_inode *gi)
  * @gi: the inode
  * @index: the offset, in pages; inside the file
  *
- * A new folio is not zeroed and not marked up to date: hypervisors that load
- * a guest's first memory through their firmware fill it themselves.
+ * A new folio of its own is not zeroed and not marked up to date: hypervisors
+ * that load a guest's first memory through their firmware fill it themselves.
+ * Those of a block come zeroed.
  *
  * Context: invalidate_lock held, at least shared; may sleep.
  * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM).
@@ -41,6 +69,9 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 	struct folio *folio;
 
 	gmem_assert_locked(gi);
+
+	if (gi->pool)
+		return gmem_block_get_huge(gi, index);
 
 	/* The common case needs no look at the policy. */
 	folio = filemap_lock_folio(mapping, index);
@@ -70,8 +101,8 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 /**
  * gmem_block_remove() - free the folios of a range
  * @gi: the inode
- * @start: first page, by offset
- * @end: one past the last page
+ * @start: first page, by offset; where a block starts
+ * @end: one past the last page; where a block ends
  *
  * Context: invalidate_lock held for write, views have let go; may sleep.
  */
@@ -86,6 +117,10 @@ void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 	 * away the markers that memory_failure() leaves for a broken page.
 	 */
 	unmap_mapping_pages(mapping, start, end - start, true);
+	if (gi->pool) {
+		gmem_huge_remove(gi, start, end);
+		return;
+	}
 	truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
 				   ((loff_t)end << PAGE_SHIFT) - 1);
 }

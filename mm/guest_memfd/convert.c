@@ -59,10 +59,11 @@ struct gmem_convert {
 };
 
 /*
- * How many references has the folio but that of the page cache and that of the
- * caller?  It is locked and not mapped.
+ * How many references has the folio but those of the page cache, of its block,
+ * and of the caller?  It is locked and not mapped.
  */
-static int gmem_folio_held(const struct folio *folio)
+static int gmem_folio_held(const struct gmem_inode *gi,
+			   const struct folio *folio)
 {
 	/*
 	 * Pairs with the re-read of the page table entry in GUP-fast: it takes
@@ -70,7 +71,8 @@ static int gmem_folio_held(const struct folio *folio)
 	 * Either it finds the entry gone and lets go, or the reference is seen.
 	 */
 	smp_mb();
-	return folio_ref_count(folio) - folio_nr_pages(folio) - 1;
+	return folio_ref_count(folio) - folio_nr_pages(folio) -
+	       gmem_block_refs(gi) - 1;
 }
 
 static bool gmem_may_wait(struct gmem_convert *cv, unsigned int usecs)
@@ -118,7 +120,7 @@ static int gmem_try_folio(struct gmem_convert *cv, struct folio *folio)
 	if (folio_mapped(folio))
 		unmap_mapping_folio(folio);
 
-	cv->held = gmem_folio_held(folio);
+	cv->held = gmem_folio_held(cv->gi, folio);
 	if (folio_test_hwpoison(folio))
 		err = -EHWPOISON;
 	else if (cv->held)

@@ -66,6 +66,10 @@ static int gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 	/* There is nothing behind the end of the file, so no view to disturb. */
 	if (change.start >= change.end)
 		return 0;
+	/* No part of a block goes back to the pool, and no zeroes are written. */
+	if (!IS_ALIGNED(change.start | change.end,
+			1UL << gmem_block_order(gmem_i(inode))))
+		return -EINVAL;
 
 	filemap_invalidate_lock(inode->i_mapping);
 	err = gmem_remove_locked(gmem_i(inode), &change);
@@ -131,7 +135,8 @@ static int gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
  * Return: 0, or
  *
  * * -EOPNOTSUPP: another mode
- * * -EINVAL: not aligned, or allocation past the end of the file
+ * * -EINVAL: not aligned, to blocks for a hole, or allocation past the end of
+ *   the file
  * * -ENOMEM, -EINTR: allocation stopped part-way
  * * what a view gives to refuse the removal of its pages
  */
@@ -198,10 +203,13 @@ void guest_memfd_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "guest_memfd-size:\t%lld\n", i_size_read(inode));
 	seq_printf(m, "guest_memfd-block-size:\t%lu\n",
 		   PAGE_SIZE << gmem_block_order(gi));
-	seq_printf(m, "guest_memfd-flags:%s%s%s\n",
+	seq_printf(m, "guest_memfd-flags:%s%s%s%s\n",
 		   gi->flags & GUEST_MEMFD_MMAP ? "\tmmap" : "",
 		   gi->flags & GUEST_MEMFD_INIT_SHARED ? "\tinit-shared" : "",
-		   gi->flags & GUEST_MEMFD_TRACK_STATE ? "\ttrack-state" : "");
+		   gi->flags & GUEST_MEMFD_TRACK_STATE ? "\ttrack-state" : "",
+		   gi->flags & GUEST_MEMFD_HUGETLB ? "\thugetlb" : "");
+	if (gi->pool)
+		gmem_pool_show(m, gi->pool);
 	seq_printf(m, "guest_memfd-allocated:\t%lu pages\n",
 		   inode->i_mapping->nrpages);
 	if (!(gi->flags & GUEST_MEMFD_TRACK_STATE))
@@ -406,7 +414,20 @@ static int gmem_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 	return -EINVAL;
 }
 
+static int gmem_getattr(struct mnt_idmap *idmap, const struct path *path,
+			struct kstat *stat, u32 request_mask,
+			unsigned int query_flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+
+	generic_fillattr(idmap, request_mask, inode, stat);
+	stat->blksize = PAGE_SIZE << gmem_block_order(gmem_i(inode));
+	stat->blocks = inode->i_mapping->nrpages << (PAGE_SHIFT - 9);
+	return 0;
+}
+
 static const struct inode_operations gmem_iops = {
+	.getattr	= gmem_getattr,
 	.setattr	= gmem_setattr,
 };
 
@@ -431,6 +452,14 @@ static int gmem_init_inode(struct inode *inode, loff_t size, unsigned int flags)
 	inode->i_op = &gmem_iops;
 	inode->i_mode |= S_IFREG;
 	inode->i_size = size;
+
+	if (flags & GUEST_MEMFD_HUGETLB) {
+		struct gmem_pool *pool = gmem_pool_create(size, flags);
+
+		if (IS_ERR(pool))
+			return PTR_ERR(pool);
+		gi->pool = pool;
+	}
 
 	gi->flags = flags;
 	gmem_state_init(&gi->state, !(flags & GUEST_MEMFD_INIT_SHARED));
@@ -478,13 +507,15 @@ static struct inode *gmem_create_inode(const char *name, loff_t size,
  *	live as long as the inode, so @fops->owner is pinned for them
  * @private: the file's private_data
  *
- * Nothing is allocated for the pages of the file until they are used.
+ * Nothing is allocated for the pages of the file until they are used.  With
+ * %GUEST_MEMFD_HUGETLB the blocks that they will be in are reserved.
  *
  * Context: may sleep.
  * Return: the file, or an ERR_PTR:
  *
- * * -EINVAL: @size is wrong, or a flag unknown
- * * -ENOMEM: no memory
+ * * -EINVAL: @size is wrong, or a flag or a size of blocks unknown
+ * * -ENODEV: there is no pool of blocks of that size
+ * * -ENOMEM: no memory, or not enough free blocks
  * * -ENOENT: the module of @fops is on its way out
  * * what a security module gives to refuse
  */
@@ -497,7 +528,11 @@ struct file *guest_memfd_create(const char *name, loff_t size,
 	struct inode *inode;
 	struct file *file;
 
-	if (size <= 0 || !PAGE_ALIGNED(size) || flags & ~GUEST_MEMFD_FLAGS)
+	if (size <= 0 || !PAGE_ALIGNED(size))
+		return ERR_PTR(-EINVAL);
+	if (flags & ~(GUEST_MEMFD_FLAGS | GUEST_MEMFD_HUGE_MASK))
+		return ERR_PTR(-EINVAL);
+	if (flags & GUEST_MEMFD_HUGE_MASK && !(flags & GUEST_MEMFD_HUGETLB))
 		return ERR_PTR(-EINVAL);
 
 	/* __fput() puts it. */
@@ -550,6 +585,9 @@ static struct inode *gmem_alloc_inode(struct super_block *sb)
 
 	gi->flags = 0;
 	gi->owner = NULL;
+	gi->pool = NULL;
+	xa_init(&gi->blocks);
+	mutex_init(&gi->populate_lock);
 	gi->exposed = NULL;
 	gi->debugfs = NULL;
 	mpol_shared_policy_init(&gi->policy, NULL);
@@ -557,6 +595,17 @@ static struct inode *gmem_alloc_inode(struct super_block *sb)
 	gmem_state_init(&gi->state, true);
 	gmem_poison_init(&gi->poison);
 	return &gi->vfs_inode;
+}
+
+/* Nobody else can hold the lock any more: it is taken for what asserts it. */
+static void gmem_evict_blocks(struct gmem_inode *gi)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+
+	filemap_invalidate_lock(mapping);
+	gmem_block_remove(gi, 0, gmem_nr_pages(gi));
+	filemap_invalidate_unlock(mapping);
+	gmem_pool_put(gi->pool);
 }
 
 /*
@@ -572,6 +621,8 @@ static void gmem_evict_inode(struct inode *inode)
 
 	gmem_debugfs_del(gi);
 	trace_guest_memfd_free(inode);
+	if (gi->pool)
+		gmem_evict_blocks(gi);
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
 	gmem_exposure_destroy(gi);

@@ -9,6 +9,8 @@
  *	state	 shared or private, for every page (state.h)
  *	exposure which units may be in user page tables
  *	block	 where the folios come from
+ *	huge	 ... out of the hugetlb pool, and back into it
+ *	cache	 ... into the page cache, many at a time
  *	poison	 telling views of broken pages
  *	debugfs	 the runs of a file, for a developer to look at
  *	stall	 points at which a test can make a thread wait
@@ -21,8 +23,10 @@
 #include <linux/fs.h>
 #include <linux/guest_memfd.h>
 #include <linux/mempolicy.h>
+#include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
+#include <linux/xarray.h>
 
 #include "state.h"
 
@@ -40,6 +44,11 @@ struct gmem_poison {
 	struct work_struct work;
 };
 
+struct gmem_pool;
+
+/* What a block has of each of its pages, so that none is ever freed by itself. */
+#define GMEM_BLOCK_REFS		1
+
 /**
  * struct gmem_inode - a guest_memfd
  * @vfs_inode: the inode; its mapping's invalidate_lock is the core's big lock
@@ -47,6 +56,11 @@ struct gmem_poison {
  * @owner: module whose code the mapping's operations are, or NULL; pinned for
  *	the life of the inode, which may be longer than that of the file
  * @policy: NUMA policy of the file, has a lock of its own
+ * @pool: hugetlb pool that the memory comes from, NULL if it is 4 KiB pages
+ * @blocks: &struct gmem_block by number; entries come with @populate_lock and
+ *	go with invalidate_lock held for write
+ * @populate_lock: taken inside invalidate_lock held shared, so that a block is
+ *	taken once
  * @views: who is told, protected by invalidate_lock
  * @state: shared or private; written under invalidate_lock held for write,
  *	read under it, or without a lock as state.h allows
@@ -61,6 +75,9 @@ struct gmem_inode {
 	unsigned int flags;
 	struct module *owner;
 	struct shared_policy policy;
+	struct gmem_pool *pool;
+	struct xarray blocks;
+	struct mutex populate_lock;
 	struct list_head views;
 	struct gmem_state state;
 	unsigned long *exposed;
@@ -106,7 +123,48 @@ bool gmem_exposed_run(struct gmem_inode *gi, pgoff_t *start, pgoff_t *end);
 /* block.c */
 struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index);
 unsigned int gmem_block_order(const struct gmem_inode *gi);
+int gmem_block_refs(const struct gmem_inode *gi);
 void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
+
+/* huge.c */
+#ifdef CONFIG_HUGETLB_SPLIT
+struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags);
+void gmem_pool_put(struct gmem_pool *pool);
+unsigned int gmem_pool_order(const struct gmem_pool *pool);
+void gmem_pool_show(struct seq_file *m, struct gmem_pool *pool);
+int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index);
+void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
+#else
+static inline struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
+{
+	return ERR_PTR(-ENODEV);
+}
+
+static inline void gmem_pool_put(struct gmem_pool *pool) { }
+static inline void gmem_pool_show(struct seq_file *m, struct gmem_pool *pool) { }
+
+static inline unsigned int gmem_pool_order(const struct gmem_pool *pool)
+{
+	return 0;
+}
+
+static inline int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
+{
+	return 0;
+}
+
+static inline void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start,
+				    pgoff_t end)
+{
+}
+#endif
+
+/* cache.c */
+int gmem_cache_add(struct address_space *mapping, struct page *page,
+		   pgoff_t index);
+void gmem_cache_remove(struct address_space *mapping, struct page *page,
+		       pgoff_t index);
+bool gmem_cache_reclaim(struct page *page);
 
 /* poison.c */
 void gmem_poison_init(struct gmem_poison *poison);

@@ -30,7 +30,8 @@ TRACE_DEFINE_ENUM(GUEST_MEMFD_POISON);
 	__print_flags(flags, "|",				\
 		{ GUEST_MEMFD_MMAP,		"mmap" },	\
 		{ GUEST_MEMFD_INIT_SHARED,	"init-shared" },	\
-		{ GUEST_MEMFD_TRACK_STATE,	"track-state" })
+		{ GUEST_MEMFD_TRACK_STATE,	"track-state" },	\
+		{ GUEST_MEMFD_HUGETLB,		"hugetlb" })
 
 TRACE_EVENT(guest_memfd_create,
 
@@ -96,6 +97,69 @@ TRACE_EVENT(guest_memfd_allocate,
 
 	TP_printk("ino=%llu index=%lu pfn=0x%lx order=%u", __entry->ino,
 		  __entry->index, __entry->pfn, __entry->order)
+);
+
+/* Of a block; the inode may be gone when it is joined. */
+DECLARE_EVENT_CLASS(guest_memfd_block,
+
+	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
+		 unsigned int order),
+
+	TP_ARGS(ino, index, page, order),
+
+	TP_STRUCT__entry(
+		__field(u64, ino)
+		__field(pgoff_t, index)
+		__field(unsigned long, pfn)
+		__field(unsigned int, order)
+	),
+
+	TP_fast_assign(
+		__entry->ino = ino;
+		__entry->index = index;
+		__entry->pfn = page_to_pfn(page);
+		__entry->order = order;
+	),
+
+	TP_printk("ino=%llu index=%lu pfn=0x%lx order=%u", __entry->ino,
+		  __entry->index, __entry->pfn, __entry->order)
+);
+
+DEFINE_EVENT(guest_memfd_block, guest_memfd_split,
+	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
+		 unsigned int order),
+	TP_ARGS(ino, index, page, order)
+);
+
+DEFINE_EVENT(guest_memfd_block, guest_memfd_join,
+	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
+		 unsigned int order),
+	TP_ARGS(ino, index, page, order)
+);
+
+/* A block has left the file and waits: somebody still uses the page. */
+TRACE_EVENT(guest_memfd_join_deferred,
+
+	TP_PROTO(u64 ino, pgoff_t index, const struct page *page),
+
+	TP_ARGS(ino, index, page),
+
+	TP_STRUCT__entry(
+		__field(u64, ino)
+		__field(pgoff_t, index)
+		__field(unsigned long, pfn)
+		__field(int, refs)
+	),
+
+	TP_fast_assign(
+		__entry->ino = ino;
+		__entry->index = index;
+		__entry->pfn = page_to_pfn(page);
+		__entry->refs = page_ref_count(page);
+	),
+
+	TP_printk("ino=%llu index=%lu pfn=0x%lx refs=%d", __entry->ino,
+		  __entry->index, __entry->pfn, __entry->refs)
 );
 
 /*

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * cache: the pages of a block enter and leave the page cache, many at a time.
+ *
+ * Does for XA_CHUNK_SIZE pages at once what the page cache does for one folio:
+ * one walk, one update of each counter.  Pages that nobody else uses are frozen
+ * on the way, so that no lock of theirs is needed.
+ */
+#include <linux/hugetlb.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pagemap.h>
+#include <linux/vmstat.h>
+
+#include "../internal.h"
+#include "internal.h"
+
+/* What a page of a block is from the start: zeroed, there is no other copy. */
+#define GMEM_CACHE_FLAGS	(BIT(PG_uptodate) | BIT(PG_dirty) | \
+				 BIT(PG_lru) | BIT(PG_unevictable))
+
+/* Nobody reclaims from the unevictable list: it is only a number. */
+static void gmem_cache_count_lru(struct folio *folio, long nr_pages)
+{
+	struct lruvec *lruvec;
+
+	if (!nr_pages)
+		return;
+
+	lruvec = folio_lruvec_lock_irq(folio);
+	update_lru_size(lruvec, LRU_UNEVICTABLE, folio_zonenum(folio), nr_pages);
+	lruvec_unlock_irq(lruvec);
+}
+
+static void gmem_cache_prepare(struct address_space *mapping, struct page *page,
+			       pgoff_t index)
+{
+	unsigned int i;
+
+	for (i = 0; i < XA_CHUNK_SIZE; i++) {
+		struct folio *folio = page_folio(page + i);
+
+		folio->mapping = mapping;
+		folio->index = index + i;
+		folio->flags.f |= GMEM_CACHE_FLAGS;
+	}
+}
+
+static void gmem_cache_unprepare(struct page *page)
+{
+	unsigned int i;
+
+	for (i = 0; i < XA_CHUNK_SIZE; i++) {
+		struct folio *folio = page_folio(page + i);
+
+		folio->flags.f &= ~GMEM_CACHE_FLAGS;
+		folio->mapping = NULL;
+	}
+}
+
+static int gmem_cache_store(struct address_space *mapping, struct page *page,
+			    pgoff_t index)
+{
+	XA_STATE(xas, &mapping->i_pages, index);
+
+	do {
+		xas_lock_irq(&xas);
+		xas_store_leaf(&xas, page, sizeof(*page));
+		if (!xas_error(&xas)) {
+			mapping->nrpages += XA_CHUNK_SIZE;
+			lruvec_stat_mod_folio(page_folio(page), NR_FILE_PAGES,
+					      XA_CHUNK_SIZE);
+		}
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, mapping_gfp_mask(mapping) & GFP_RECLAIM_MASK));
+
+	return xas_error(&xas);
+}
+
+/**
+ * gmem_cache_add() - put pages into the page cache
+ * @mapping: of the inode
+ * @page: the first of XA_CHUNK_SIZE order-0 folios, frozen and in no list
+ * @index: where they go, aligned to XA_CHUNK_SIZE; nothing is there
+ *
+ * Each folio is up to date, and has two references afterwards: that of the page
+ * cache, and one that the block keeps for as long as it is split.
+ *
+ * Context: may sleep; nobody else adds pages there.
+ * Return: 0, or -ENOMEM and nothing has changed.
+ */
+int gmem_cache_add(struct address_space *mapping, struct page *page,
+		   pgoff_t index)
+{
+	unsigned int i;
+	int err;
+
+	gmem_cache_prepare(mapping, page, index);
+	err = gmem_cache_store(mapping, page, index);
+	if (err) {
+		gmem_cache_unprepare(page);
+		return err;
+	}
+
+	/* Before the first can be taken off the list again. */
+	gmem_cache_count_lru(page_folio(page), XA_CHUNK_SIZE);
+	for (i = 0; i < XA_CHUNK_SIZE; i++)
+		folio_ref_unfreeze(page_folio(page + i),
+				   1 + GMEM_BLOCK_REFS);
+	return 0;
+}
+
+/* Where it was put, when it was locked or isolated, without the mapping. */
+static void gmem_cache_leave_lru(struct folio *folio)
+{
+	struct lruvec *lruvec = folio_lruvec_lock_irq(folio);
+
+	lruvec_del_folio(lruvec, folio);
+	__folio_clear_lru_flags(folio);
+	lruvec_unlock_irq(lruvec);
+}
+
+/*
+ * A folio that has left the page cache and is frozen loses what it had there.
+ * Return how many pages the unevictable list has lost.
+ */
+static unsigned int gmem_cache_clean(struct folio *folio)
+{
+	unsigned int nr_lru = 0;
+
+	if (folio_test_lru(folio) && folio_test_unevictable(folio))
+		nr_lru = 1;
+	else if (folio_test_lru(folio))
+		gmem_cache_leave_lru(folio);
+
+	/* Unlocking its last mapping has come too late, as in __free_pages_prepare(). */
+	if (unlikely(folio_test_mlocked(folio))) {
+		__folio_clear_mlocked(folio);
+		zone_stat_mod_folio(folio, NR_MLOCK, -1);
+		count_vm_event(UNEVICTABLE_PGCLEARED);
+	}
+	folio->flags.f &= ~(GMEM_CACHE_FLAGS | BIT(PG_active) |
+			    BIT(PG_referenced) | BIT(PG_workingset));
+	folio->mapping = NULL;
+	return nr_lru;
+}
+
+/*
+ * A frozen folio can still be locked: a fault that is about to unlock it only
+ * has the reference of its page table entry, and that was unmapped.
+ */
+static bool gmem_cache_freeze_folio(struct folio *folio, int refs)
+{
+	if (!folio_ref_freeze(folio, refs))
+		return false;
+	if (!folio_test_locked(folio))
+		return true;
+
+	folio_ref_unfreeze(folio, refs);
+	return false;
+}
+
+static bool gmem_cache_freeze_chunk(struct page *page)
+{
+	unsigned int i;
+
+	for (i = 0; i < XA_CHUNK_SIZE; i++)
+		if (!gmem_cache_freeze_folio(page_folio(page + i),
+					     1 + GMEM_BLOCK_REFS))
+			break;
+	if (i == XA_CHUNK_SIZE)
+		return true;
+
+	while (i--)
+		folio_ref_unfreeze(page_folio(page + i), 1 + GMEM_BLOCK_REFS);
+	return false;
+}
+
+static void gmem_cache_free_folio(struct address_space *mapping,
+				  struct page *page)
+{
+	unsigned int i;
+
+	for (i = 0; i < XA_CHUNK_SIZE; i++)
+		mapping->a_ops->free_folio(page_folio(page + i));
+}
+
+/* None of them has another user, so none is mapped. */
+static void gmem_cache_remove_frozen(struct address_space *mapping,
+				     struct page *page, pgoff_t index)
+{
+	XA_STATE_ORDER(xas, &mapping->i_pages, index, XA_CHUNK_SHIFT);
+	unsigned int i, nr_lru = 0;
+
+	xas_lock_irq(&xas);
+	xas_store(&xas, NULL);
+	mapping->nrpages -= XA_CHUNK_SIZE;
+	lruvec_stat_mod_folio(page_folio(page), NR_FILE_PAGES, -XA_CHUNK_SIZE);
+	xas_unlock_irq(&xas);
+
+	for (i = 0; i < XA_CHUNK_SIZE; i++)
+		nr_lru += gmem_cache_clean(page_folio(page + i));
+	gmem_cache_count_lru(page_folio(page), -(long)nr_lru);
+
+	if (mapping->a_ops->free_folio)
+		gmem_cache_free_folio(mapping, page);
+}
+
+static void gmem_cache_remove_folio(struct address_space *mapping,
+				    struct folio *folio)
+{
+	folio_lock(folio);
+	if (folio_mapped(folio))
+		unmap_mapping_folio(folio);
+	if (folio->mapping == mapping)
+		filemap_remove_folio(folio);
+	folio_unlock(folio);
+}
+
+/**
+ * gmem_cache_remove() - take pages out of the page cache
+ * @mapping: of the inode
+ * @page: the first of XA_CHUNK_SIZE pages, as gmem_cache_add() has left them
+ * @index: where they are
+ *
+ * Those that nobody else holds are frozen afterwards, if they all are; else
+ * each has the reference of the block, and whatever others have.
+ *
+ * Context: invalidate_lock held for write, the range was unmapped; may sleep.
+ */
+void gmem_cache_remove(struct address_space *mapping, struct page *page,
+		       pgoff_t index)
+{
+	unsigned int i;
+
+	if (gmem_cache_freeze_chunk(page)) {
+		gmem_cache_remove_frozen(mapping, page, index);
+		return;
+	}
+
+	for (i = 0; i < XA_CHUNK_SIZE; i++)
+		gmem_cache_remove_folio(mapping, page_folio(page + i));
+}
+
+/**
+ * gmem_cache_reclaim() - freeze a page that has left the page cache
+ * @page: the page
+ *
+ * Memory failure keeps a reference on a page that it has found broken.
+ *
+ * Context: process context.
+ * Return: false if somebody still holds it.
+ */
+bool gmem_cache_reclaim(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	/* Only who has the block can have frozen it. */
+	if (!folio_ref_count(folio))
+		return true;
+
+	if (!gmem_cache_freeze_folio(folio, GMEM_BLOCK_REFS) &&
+	    !(folio_test_hwpoison(folio) &&
+	      gmem_cache_freeze_folio(folio, GMEM_BLOCK_REFS + 1)))
+		return false;
+
+	gmem_cache_count_lru(folio, -(long)gmem_cache_clean(folio));
+	return true;
+}

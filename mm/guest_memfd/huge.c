@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * huge: blocks out of the hugetlb pool and back into it.
+ *
+ * A block is one hugetlb folio.  It is reserved when the file is created, taken
+ * and split once, when one of its pages is first needed, and joined and given
+ * back when its range is punched or the inode goes away.  As long as somebody
+ * still uses one of its pages, it waits for that, even without an inode.
+ */
+#include <linux/delay.h>
+#include <linux/hugetlb.h>
+#include <linux/hugetlb_cgroup.h>
+#include <linux/mempolicy.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/refcount.h>
+#include <linux/slab.h>
+#include <linux/swap.h>
+#include <linux/workqueue.h>
+
+#include <trace/events/guest_memfd.h>
+
+#include "../hugetlb_split.h"
+#include "internal.h"
+
+/* A folio that another user of the pool has not let go of yet is left alone. */
+#define GMEM_TAKE_TRIES		3
+
+/*
+ * How often blocks that wait are looked at.  They are back within a second of
+ * the last reference; per-CPU batches are only drained the first few times.
+ */
+#define GMEM_JOIN_DELAY_MIN	msecs_to_jiffies(20)
+#define GMEM_JOIN_DELAY_MAX	msecs_to_jiffies(500)
+
+/**
+ * struct gmem_pool - where the blocks of an inode come from
+ * @h: the hugetlb pool
+ * @spool: what is reserved there for the inode
+ * @rsvd: hugetlb cgroup that the reservation is charged to, or NULL
+ * @nr_reserved: blocks that are reserved
+ * @nr_blocks: blocks that are split now
+ * @nr_waiting: those of them that have left the inode and wait to be joined
+ * @users: the inode, and each block
+ * @lock: protects @borrowed
+ * @borrowed: blocks that nobody had reserved, because those that had been were
+ *	waiting to be joined
+ */
+struct gmem_pool {
+	struct hstate *h;
+	struct hugepage_subpool *spool;
+	struct hugetlb_cgroup *rsvd;
+	unsigned long nr_reserved;
+	atomic_long_t nr_blocks;
+	atomic_long_t nr_waiting;
+	refcount_t users;
+	spinlock_t lock;	/* borrowed, and split.spool of blocks */
+	struct list_head borrowed;
+};
+
+/**
+ * struct gmem_block - a block that was taken
+ * @split: what stands for it in the hugetlb pool
+ * @pool: where it goes back to
+ * @index: of its first page in the file
+ * @nr_cached: how many pages were put into the page cache
+ * @nr_frozen: how many pages are ready to be joined; the first that is not is
+ *	still used by somebody
+ * @ino: of the inode, which may be gone, for traces
+ * @waiting: on the list of those that wait to be joined
+ * @borrowed: on the list of the pool, if nobody had reserved it
+ */
+struct gmem_block {
+	struct hugetlb_split split;
+	struct gmem_pool *pool;
+	pgoff_t index;
+	unsigned long nr_cached;
+	unsigned long nr_frozen;
+	unsigned long ino;
+	struct list_head waiting;
+	struct list_head borrowed;
+};
+
+static void gmem_join_waiting(struct work_struct *work);
+
+static DEFINE_SPINLOCK(gmem_waiting_lock);	/* gmem_waiting, gmem_join_delay */
+static LIST_HEAD(gmem_waiting);
+static unsigned long gmem_join_delay;
+static DECLARE_DELAYED_WORK(gmem_join_work, gmem_join_waiting);
+
+static unsigned long gmem_pool_nr_pages(const struct gmem_pool *pool)
+{
+	return pages_per_huge_page(pool->h);
+}
+
+/*
+ * The pool
+ */
+
+static struct hstate *gmem_pool_hstate(unsigned int flags)
+{
+	unsigned int log = flags >> GUEST_MEMFD_HUGE_SHIFT;
+	struct hstate *h;
+
+	if (log && log != ilog2(SZ_2M) && log != ilog2(SZ_1G))
+		return ERR_PTR(-EINVAL);
+
+	h = hugepages_supported() ? hstate_sizelog(log) : NULL;
+	if (!h)
+		return ERR_PTR(-ENODEV);
+	/* Whatever else the default may be. */
+	if (huge_page_size(h) != SZ_2M && huge_page_size(h) != SZ_1G)
+		return ERR_PTR(-EINVAL);
+
+	return h;
+}
+
+/**
+ * gmem_pool_create() - reserve the blocks of an inode
+ * @size: of the file, in bytes
+ * @flags: GUEST_MEMFD_*, with %GUEST_MEMFD_HUGETLB
+ *
+ * Context: may sleep.
+ * Return: the pool with one user, or an ERR_PTR:
+ *
+ * * -EINVAL: @size is not a multiple of the block, or the size of the block is
+ *   not 2 MiB or 1 GiB
+ * * -ENODEV: there is no pool of that size
+ * * -ENOMEM: there are not as many free blocks, or the hugetlb cgroup has
+ *   reached its limit
+ */
+struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
+{
+	struct hstate *h = gmem_pool_hstate(flags);
+	struct gmem_pool *pool;
+
+	if (IS_ERR(h))
+		return ERR_CAST(h);
+	if (!IS_ALIGNED(size, huge_page_size(h)))
+		return ERR_PTR(-EINVAL);
+
+	pool = kzalloc_obj(*pool, GFP_KERNEL_ACCOUNT);
+	if (!pool)
+		return ERR_PTR(-ENOMEM);
+
+	pool->h = h;
+	pool->nr_reserved = size >> huge_page_shift(h);
+	refcount_set(&pool->users, 1);
+	spin_lock_init(&pool->lock);
+	INIT_LIST_HEAD(&pool->borrowed);
+
+	if (hugetlb_cgroup_charge_cgroup_rsvd(hstate_index(h),
+					      size >> PAGE_SHIFT, &pool->rsvd))
+		goto err_pool;
+
+	/* No maximum: a block that waits may be replaced by one nobody reserved. */
+	pool->spool = hugepage_new_subpool(h, -1, pool->nr_reserved);
+	if (!pool->spool)
+		goto err_rsvd;
+
+	return pool;
+
+err_rsvd:
+	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(h), size >> PAGE_SHIFT,
+					    pool->rsvd);
+err_pool:
+	kfree(pool);
+	return ERR_PTR(-ENOMEM);
+}
+
+/**
+ * gmem_pool_put() - an inode or a block does not use its pool any more
+ * @pool: the pool
+ *
+ * Context: may sleep.
+ */
+void gmem_pool_put(struct gmem_pool *pool)
+{
+	if (!refcount_dec_and_test(&pool->users))
+		return;
+
+	hugepage_put_subpool(pool->spool);
+	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(pool->h),
+					    pool->nr_reserved *
+					    gmem_pool_nr_pages(pool),
+					    pool->rsvd);
+	kfree(pool);
+}
+
+/**
+ * gmem_pool_order() - the size of a block
+ * @pool: the pool
+ *
+ * Return: the order.
+ */
+unsigned int gmem_pool_order(const struct gmem_pool *pool)
+{
+	return huge_page_order(pool->h);
+}
+
+/**
+ * gmem_pool_show() - what a file has of its pool
+ * @m: where to print it
+ * @pool: the pool
+ */
+void gmem_pool_show(struct seq_file *m, struct gmem_pool *pool)
+{
+	seq_printf(m, "guest_memfd-blocks:\t%lu of %lu\n",
+		   atomic_long_read(&pool->nr_blocks), pool->nr_reserved);
+	seq_printf(m, "guest_memfd-waiting:\t%lu blocks\n",
+		   atomic_long_read(&pool->nr_waiting));
+}
+
+/*
+ * Into the file
+ */
+
+static struct folio *gmem_take_folio(struct gmem_inode *gi, pgoff_t index)
+{
+	struct hstate *h = gi->pool->h;
+	struct mempolicy_interpreted mpoli = {};
+	struct mempolicy *mpol;
+	struct folio *folio;
+
+	mpol = mpol_shared_policy_lookup(&gi->policy, index) ?:
+	       get_task_policy(current);
+	mpoli.mode = mpol->mode;
+	mpoli.nid = mpol_node(mpol, index >> huge_page_order(h),
+			      htlb_alloc_mask(h), &mpoli.nodemask);
+	folio = hugetlb_take_folio(h, gi->pool->spool, &mpoli);
+	mpol_cond_put(mpol);
+
+	return folio;
+}
+
+/* Zeroed as long as it is large and everybody can still get at its memory. */
+static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
+{
+	unsigned int tries;
+	struct folio *folio;
+	int err;
+
+	for (tries = 0; tries < GMEM_TAKE_TRIES; tries++) {
+		folio = gmem_take_folio(gi, block->index);
+		if (IS_ERR(folio))
+			return -ENOMEM;
+
+		folio_zero_user(folio, 0);
+		err = hugetlb_split_folio(folio, &block->split);
+		if (!err)
+			return 0;
+
+		folio_put(folio);
+		if (err != -EBUSY)
+			break;
+	}
+
+	return -ENOMEM;
+}
+
+/*
+ * The reservation of a block that goes back is for one that was borrowed, if
+ * there is any: a file never has more blocks and reservations than it is large.
+ */
+static void gmem_block_settle(struct gmem_block *block)
+{
+	struct gmem_pool *pool = block->pool;
+	struct gmem_block *other;
+
+	spin_lock(&pool->lock);
+	if (!block->split.spool) {
+		list_del(&block->borrowed);
+	} else if (!list_empty(&pool->borrowed)) {
+		other = list_first_entry(&pool->borrowed, struct gmem_block,
+					 borrowed);
+		list_del(&other->borrowed);
+		swap(block->split.spool, other->split.spool);
+	}
+	spin_unlock(&pool->lock);
+}
+
+static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
+{
+	struct gmem_pool *pool = gi->pool;
+	struct gmem_block *block;
+	int err;
+
+	block = kzalloc_obj(*block, GFP_KERNEL_ACCOUNT);
+	if (!block)
+		return ERR_PTR(-ENOMEM);
+
+	block->index = index;
+	block->ino = gi->vfs_inode.i_ino;
+	INIT_LIST_HEAD(&block->waiting);
+
+	/* The entry first: afterwards nothing is left that can fail. */
+	err = xa_reserve(&gi->blocks, index >> gmem_pool_order(pool),
+			 GFP_KERNEL_ACCOUNT);
+	if (!err)
+		err = gmem_take_and_split(gi, block);
+	if (err) {
+		xa_release(&gi->blocks, index >> gmem_pool_order(pool));
+		kfree(block);
+		return ERR_PTR(err);
+	}
+
+	refcount_inc(&pool->users);
+	atomic_long_inc(&pool->nr_blocks);
+	block->pool = pool;
+	if (!block->split.spool) {
+		spin_lock(&pool->lock);
+		list_add(&block->borrowed, &pool->borrowed);
+		spin_unlock(&pool->lock);
+	}
+	xa_store(&gi->blocks, index >> gmem_pool_order(pool), block, 0);
+
+	count_vm_event(GUEST_MEMFD_SPLIT);
+	trace_guest_memfd_split(block->ino, index, block->split.page,
+				gmem_pool_order(pool));
+	return block;
+}
+
+/* What has come into the page cache stays there if memory runs out half-way. */
+static int gmem_block_fill(struct gmem_inode *gi, struct gmem_block *block)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	unsigned long nr_pages = gmem_pool_nr_pages(block->pool);
+	unsigned long i;
+	int err;
+
+	for (i = block->nr_cached; i < nr_pages; i += XA_CHUNK_SIZE) {
+		err = gmem_cache_add(mapping, block->split.page + i,
+				     block->index + i);
+		if (err)
+			return err;
+		/* Pairs with gmem_block_is_full(). */
+		smp_store_release(&block->nr_cached, i + XA_CHUNK_SIZE);
+		cond_resched();
+	}
+
+	return 0;
+}
+
+static bool gmem_block_is_full(const struct gmem_block *block)
+{
+	/* Who sees the last of the pages counted finds all of them. */
+	return smp_load_acquire(&block->nr_cached) ==
+	       gmem_pool_nr_pages(block->pool);
+}
+
+/**
+ * gmem_huge_populate() - make sure that the block around a page is there
+ * @gi: the inode
+ * @index: the page, by offset
+ *
+ * Context: invalidate_lock held, at least shared; may sleep.
+ * Return: 0, or -ENOMEM: there is no block left on the nodes allowed by the
+ * policy, a cgroup has reached its limit, or there is no memory for what
+ * describes the pages; next time it goes on where it has stopped.
+ */
+int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
+{
+	unsigned int order = gmem_pool_order(gi->pool);
+	struct gmem_block *block;
+	int err = 0;
+
+	gmem_assert_locked(gi);
+
+	/* Blocks only go with invalidate_lock held for write. */
+	block = xa_load(&gi->blocks, index >> order);
+	if (block && gmem_block_is_full(block))
+		return 0;
+
+	mutex_lock(&gi->populate_lock);
+	block = xa_load(&gi->blocks, index >> order);
+	if (!block)
+		block = gmem_block_take(gi, round_down(index, 1UL << order));
+	if (IS_ERR(block))
+		err = PTR_ERR(block);
+	else
+		err = gmem_block_fill(gi, block);
+	mutex_unlock(&gi->populate_lock);
+
+	return err;
+}
+
+/*
+ * Out of the file
+ */
+
+static bool gmem_block_try_join(struct gmem_block *block)
+{
+	struct gmem_pool *pool = block->pool;
+	unsigned long nr_pages = gmem_pool_nr_pages(pool);
+
+	for (; block->nr_frozen < nr_pages; block->nr_frozen++) {
+		if (!gmem_cache_reclaim(block->split.page + block->nr_frozen))
+			return false;
+		if (!(block->nr_frozen % XA_CHUNK_SIZE))
+			cond_resched();
+	}
+
+	count_vm_event(GUEST_MEMFD_JOIN);
+	trace_guest_memfd_join(block->ino, block->index, block->split.page,
+			       gmem_pool_order(pool));
+	gmem_block_settle(block);
+	hugetlb_join_folio(&block->split);
+	atomic_long_dec(&pool->nr_blocks);
+	kfree(block);
+	gmem_pool_put(pool);
+	return true;
+}
+
+static void gmem_block_wait(struct gmem_block *block)
+{
+	atomic_long_inc(&block->pool->nr_waiting);
+	count_vm_event(GUEST_MEMFD_JOIN_DEFERRED);
+	trace_guest_memfd_join_deferred(block->ino, block->index,
+					block->split.page + block->nr_frozen);
+
+	spin_lock(&gmem_waiting_lock);
+	list_add_tail(&block->waiting, &gmem_waiting);
+	gmem_join_delay = GMEM_JOIN_DELAY_MIN;
+	spin_unlock(&gmem_waiting_lock);
+	mod_delayed_work(system_dfl_wq, &gmem_join_work, GMEM_JOIN_DELAY_MIN);
+}
+
+static void gmem_block_join(struct gmem_block *block)
+{
+	if (gmem_block_try_join(block))
+		return;
+
+	lru_add_drain_all();
+	if (!gmem_block_try_join(block))
+		gmem_block_wait(block);
+}
+
+static void gmem_join_waiting(struct work_struct *work)
+{
+	struct gmem_block *block, *next;
+	unsigned long delay;
+	LIST_HEAD(blocks);
+
+	spin_lock(&gmem_waiting_lock);
+	list_splice_init(&gmem_waiting, &blocks);
+	delay = gmem_join_delay;
+	gmem_join_delay = min(2 * delay, GMEM_JOIN_DELAY_MAX);
+	spin_unlock(&gmem_waiting_lock);
+
+	if (delay < GMEM_JOIN_DELAY_MAX)
+		lru_add_drain_all();
+
+	list_for_each_entry_safe(block, next, &blocks, waiting) {
+		struct gmem_pool *pool = block->pool;
+
+		list_del(&block->waiting);
+		refcount_inc(&pool->users);
+		if (gmem_block_try_join(block)) {
+			atomic_long_dec(&pool->nr_waiting);
+		} else {
+			spin_lock(&gmem_waiting_lock);
+			list_add_tail(&block->waiting, &gmem_waiting);
+			spin_unlock(&gmem_waiting_lock);
+		}
+		gmem_pool_put(pool);
+		cond_resched();
+	}
+
+	spin_lock(&gmem_waiting_lock);
+	if (!list_empty(&gmem_waiting))
+		queue_delayed_work(system_dfl_wq, &gmem_join_work,
+				   gmem_join_delay);
+	spin_unlock(&gmem_waiting_lock);
+}
+
+static void gmem_block_empty(struct gmem_inode *gi, struct gmem_block *block)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	unsigned long i;
+
+	for (i = 0; i < block->nr_cached; i += XA_CHUNK_SIZE) {
+		gmem_cache_remove(mapping, block->split.page + i,
+				  block->index + i);
+		cond_resched();
+	}
+}
+
+/**
+ * gmem_huge_remove() - give back the blocks of a range
+ * @gi: the inode
+ * @start: first page, by offset, where a block starts
+ * @end: one past the last page, where a block ends
+ *
+ * Context: invalidate_lock held for write, views have let go, nothing is mapped
+ * into user space; may sleep.
+ */
+void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
+{
+	unsigned int order = gmem_pool_order(gi->pool);
+	struct gmem_block *block;
+	unsigned long nr;
+
+	gmem_assert_locked_write(gi);
+
+	xa_for_each_range(&gi->blocks, nr, block, start >> order,
+			  (end - 1) >> order) {
+		gmem_block_empty(gi, block);
+		xa_erase(&gi->blocks, nr);
+		gmem_block_join(block);
+		cond_resched();
+	}
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * hugetlb_split: a hugetlb folio is broken into order-0 folios and put together
+ * again.
+ *
+ * All pages are frozen, that is have no reference, from before the first to
+ * after the last step of either way: whoever finds one by its frame number
+ * cannot get a reference and looks elsewhere.
+ */
+#include <linux/hugetlb.h>
+#include <linux/hugetlb_cgroup.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/page_owner.h>
+#include <linux/pgalloc_tag.h>
+#include <linux/sched/mm.h>
+
+#include "hugetlb_internal.h"
+#include "hugetlb_split.h"
+#include "hugetlb_vmemmap.h"
+#include "internal.h"
+
+/* Others that look at a folio by its frame number let go of it soon. */
+#define HUGETLB_FREEZE_TRIES	100
+
+/**
+ * hugetlb_take_folio() - take a folio out of the pool
+ * @h: the pool
+ * @spool: where it may have been reserved
+ * @mpoli: the nodes it may come from
+ *
+ * If nothing is left of the reservation of @spool, one that nobody has reserved
+ * is taken.  It is never movable memory: a page of it may be pinned.
+ *
+ * Context: may sleep.
+ * Return: the folio, charged to the caller's cgroups and with one reference, or
+ * an ERR_PTR:
+ *
+ * * -ENOSPC: there is none on the nodes of @mpoli, or a cgroup is at its limit
+ */
+struct folio *hugetlb_take_folio(struct hstate *h,
+				 struct hugepage_subpool *spool,
+				 struct mempolicy_interpreted *mpoli)
+{
+	unsigned int pin = memalloc_pin_save();
+	struct folio *folio;
+	u8 flags = 0;
+
+	/* Without a reservation left it changes nothing and returns one. */
+	if (hugepage_subpool_get_pages(spool, 1))
+		spool = NULL;
+	else
+		flags = HUGETLB_ALLOC_USE_GLOBAL_RESERVATIONS;
+
+	folio = hugetlb_alloc_folio(h, mpoli, current->mm, flags);
+	memalloc_pin_restore(pin);
+	if (IS_ERR(folio)) {
+		if (spool)
+			hugepage_subpool_put_pages(spool, 1);
+		return folio;
+	}
+
+	/* From now on the subpool gets it back, and with it the reservation. */
+	hugetlb_set_folio_subpool(folio, spool);
+	folio_clear_hugetlb_restore_reserve(folio);
+	return folio;
+}
+
+static bool hugetlb_freeze_folio(struct folio *folio)
+{
+	unsigned int tries;
+
+	for (tries = 0; tries < HUGETLB_FREEZE_TRIES; tries++) {
+		if (folio_ref_freeze(folio, 1)) {
+			if (!folio_test_hwpoison(folio))
+				return true;
+			folio_ref_unfreeze(folio, 1);
+			return false;
+		}
+		cond_resched();
+	}
+
+	return false;
+}
+
+/* A tail page, but for the first few, knows nothing but its head. */
+static void hugetlb_split_page(struct page *page, unsigned long memcg_data)
+{
+	struct folio *folio = (struct folio *)page;
+
+	VM_BUG_ON_PAGE(atomic_read(&page->_mapcount) != -1, page);
+
+	page->flags.f &= ~PAGE_FLAGS_CHECK_AT_PREP;
+	folio->mlock_count = 0;
+	folio->mapping = NULL;
+	folio->index = 0;
+	folio->private = NULL;
+#ifdef CONFIG_MEMCG
+	folio->memcg_data = memcg_data;
+#endif
+	/*
+	 * Whoever finds this page without a head must find it as it is from
+	 * now on.
+	 */
+	smp_wmb();
+	clear_compound_head(page);
+}
+
+static void hugetlb_split_pages(struct folio *folio)
+{
+	const unsigned int order = folio_order(folio);
+	struct page *head = &folio->page;
+	unsigned long memcg_data = 0;
+	unsigned long i;
+
+#ifdef CONFIG_MEMCG
+	memcg_data = folio->memcg_data;
+#endif
+	folio_split_memcg_refs(folio, order, 0);
+	split_page_owner(head, order, 0);
+	pgalloc_tag_split(folio, order, 0);
+
+	head[1].flags.f &= ~PAGE_FLAGS_SECOND;
+	for (i = 1; i < 1UL << order; i++)
+		hugetlb_split_page(head + i, memcg_data);
+
+	ClearPageCompound(head);
+	head->flags.f &= ~PAGE_FLAGS_CHECK_AT_PREP;
+	folio->mlock_count = 0;
+	folio->mapping = NULL;
+	folio->private = NULL;
+}
+
+/* What is on an LRU list has a memory cgroup, if need be the root. */
+static int hugetlb_charge_root(struct folio *folio)
+{
+	struct mem_cgroup *memcg = set_active_memcg(root_mem_cgroup);
+	int err = mem_cgroup_charge(folio, NULL, GFP_KERNEL);
+
+	set_active_memcg(memcg);
+	return err;
+}
+
+/**
+ * hugetlb_split_folio() - break a hugetlb folio into order-0 folios
+ * @folio: from hugetlb_take_folio(), nobody else has a reference
+ * @split: what will stand for it; the caller keeps it until it is joined
+ *
+ * Afterwards no page has a reference; give each one with set_page_count() when
+ * it is ready to be found.  No other page gets lost or moves: the last reference
+ * to a page may only be taken away by freezing it.
+ *
+ * Context: may sleep.
+ * Return: 0, or a negative errno and a folio that is as it was:
+ *
+ * * -EBUSY: somebody has a reference, or the folio is broken
+ * * -ENOMEM: no memory for the struct pages that the pool had saved, or for
+ *   the charge
+ */
+int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split)
+{
+	struct hstate *h = folio_hstate(folio);
+	int err;
+
+	if (!hugetlb_freeze_folio(folio))
+		return -EBUSY;
+
+	err = hugetlb_vmemmap_restore_folio(h, folio);
+	if (err) {
+		folio_ref_unfreeze(folio, 1);
+		return err;
+	}
+
+	/* Before a charge changes who the statistics are of. */
+	lruvec_stat_mod_folio(folio, NR_HUGETLB, -folio_nr_pages(folio));
+	split->uncharge = !folio_memcg_charged(folio);
+	if (split->uncharge)
+		err = hugetlb_charge_root(folio);
+	if (err) {
+		lruvec_stat_mod_folio(folio, NR_HUGETLB, folio_nr_pages(folio));
+		hugetlb_vmemmap_optimize_folio(h, folio);
+		folio_ref_unfreeze(folio, 1);
+		return err;
+	}
+
+	spin_lock_irq(&hugetlb_lock);
+	split->h = h;
+	split->page = &folio->page;
+	split->spool = hugetlb_folio_subpool(folio);
+	split->cgroup = hugetlb_cgroup_from_folio(folio);
+	split->cgroup_rsvd = hugetlb_cgroup_from_folio_rsvd(folio);
+	split->private = folio_get_private(folio);
+	list_del(&folio->lru);
+	__folio_clear_hugetlb(folio);
+	list_add(&split->node, &h->hugepage_splitlist);
+	spin_unlock_irq(&hugetlb_lock);
+
+	hugetlb_split_pages(folio);
+	return 0;
+}
+
+/* Return how many of the pages are broken. */
+static unsigned long hugetlb_join_pages(struct page *head, unsigned int order)
+{
+	const unsigned long keep = ~(PAGE_FLAGS_CHECK_AT_PREP & ~__PG_HWPOISON);
+	unsigned long i, nr_broken = 0;
+
+	folio_join_memcg_refs(page_folio(head), order);
+	pgalloc_tag_join(page_folio(head), order);
+
+	for (i = 0; i < 1UL << order; i++) {
+		struct page *page = head + i;
+
+		VM_BUG_ON_PAGE(page_ref_count(page), page);
+		nr_broken += PageHWPoison(page);
+		page->flags.f &= keep;
+		page->private = 0;
+#ifdef CONFIG_MEMCG
+		if (i)
+			page->memcg_data = 0;
+#endif
+	}
+
+	prep_compound_page(head, order);
+	return nr_broken;
+}
+
+/* From now on the folio knows which of its pages are broken, not they. */
+static void hugetlb_join_broken(struct folio *folio, unsigned long nr_broken)
+{
+	struct page *page = &folio->page;
+
+	for (; nr_broken; page++) {
+		if (!TestClearPageHWPoison(page))
+			continue;
+		nr_broken--;
+		hugetlb_update_hwpoison(folio, page);
+	}
+}
+
+/**
+ * hugetlb_join_folio() - put a hugetlb folio together again and give it back
+ * @split: as hugetlb_split_folio() has left it
+ *
+ * All pages are frozen and out of every list, mapping and LRU.  The folio goes
+ * back to where it came from, with the reservation if it was reserved.  If some
+ * of its pages are broken it is dissolved: the others go to the buddy allocator,
+ * or the whole folio stays in the pool and is not taken again.
+ *
+ * Context: process context, may sleep.
+ */
+void hugetlb_join_folio(struct hugetlb_split *split)
+{
+	struct hstate *h = split->h;
+	struct folio *folio = page_folio(split->page);
+	unsigned long nr_broken;
+
+	nr_broken = hugetlb_join_pages(split->page, huge_page_order(h));
+	if (split->uncharge)
+		mem_cgroup_uncharge(folio);
+	init_new_hugetlb_folio(folio);
+	lruvec_stat_mod_folio(folio, NR_HUGETLB, folio_nr_pages(folio));
+
+	spin_lock_irq(&hugetlb_lock);
+	list_del(&split->node);
+	list_add(&folio->lru, &h->hugepage_activelist);
+	hugetlb_set_folio_subpool(folio, split->spool);
+	set_hugetlb_cgroup(folio, split->cgroup);
+	set_hugetlb_cgroup_rsvd(folio, split->cgroup_rsvd);
+	folio_change_private(folio, split->private);
+	spin_unlock_irq(&hugetlb_lock);
+
+	if (nr_broken)
+		hugetlb_join_broken(folio, nr_broken);
+	else
+		hugetlb_vmemmap_optimize_folio(h, folio);
+
+	folio_ref_unfreeze(folio, 1);
+	folio_put(folio);
+	if (nr_broken)
+		dissolve_free_hugetlb_folio(folio);
+}

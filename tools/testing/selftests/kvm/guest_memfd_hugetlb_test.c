@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A guest_memfd whose memory comes from the hugetlb pool: what is reserved,
+ * taken and given back, and when.
+ */
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "kselftest_harness.h"
+
+#define NR_BLOCKS	2
+
+FIXTURE(hugetlb) {
+	struct kvm_vm *vm;
+	struct gmem_pool_counts before;
+	u64 block;
+	u64 nr_pages;
+};
+
+FIXTURE_VARIANT(hugetlb) {
+	u64 block;
+};
+
+FIXTURE_VARIANT_ADD(hugetlb, 2M) {
+	.block = SZ_2M,
+};
+
+FIXTURE_VARIANT_ADD(hugetlb, 1G) {
+	.block = SZ_1G,
+};
+
+FIXTURE_SETUP(hugetlb)
+{
+	self->block = variant->block;
+	self->nr_pages = self->block / GMEM_PAGE_SIZE;
+	if (self->block == SZ_2M && gmem_pool_read(SZ_2M, "nr_hugepages") < NR_BLOCKS)
+		gmem_pool_write(SZ_2M, "nr_hugepages", 8);
+	self->before = gmem_pool_count(self->block);
+	if (self->before.free - self->before.resv < NR_BLOCKS)
+		SKIP(return, "needs %d free huge pages of %lu kB", NR_BLOCKS,
+		     self->block / SZ_1K);
+#ifdef __x86_64__
+	if (!gmem_can_convert())
+		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
+	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+#else
+	self->vm = vm_create_barebones();
+#endif
+}
+
+FIXTURE_TEARDOWN(hugetlb)
+{
+	if (self->vm)
+		kvm_vm_free(self->vm);
+	EXPECT_TRUE(gmem_pool_becomes(self->block, self->before));
+}
+
+static int create(FIXTURE_DATA(hugetlb) *self, u64 nr_blocks)
+{
+	return vm_create_guest_memfd(self->vm, nr_blocks * self->block,
+				     gmem_hugetlb_flag(self->block) |
+				     GUEST_MEMFD_FLAG_MMAP |
+				     GUEST_MEMFD_FLAG_INIT_SHARED);
+}
+
+/* What the pool must be, relative to before the test. */
+#define EXPECT_POOL(_free, _resv) do {					\
+	struct gmem_pool_counts _want = self->before;			\
+									\
+	_want.free += (_free);						\
+	_want.resv += (_resv);						\
+	EXPECT_TRUE(gmem_pool_becomes(self->block, _want)) {		\
+		struct gmem_pool_counts _is = gmem_pool_count(self->block); \
+									\
+		TH_LOG("free %ld, not %ld; reserved %ld, not %ld", _is.free, \
+		       _want.free, _is.resv, _want.resv);		\
+	}								\
+} while (0)
+
+#define EXPECT_CREATE_FAILS(_size, _flags, _errno) do {			\
+	int _fd = __vm_create_guest_memfd(self->vm, _size, _flags);	\
+									\
+	EXPECT_LT(_fd, 0);						\
+	EXPECT_EQ(errno, _errno);					\
+} while (0)
+
+TEST_F(hugetlb, creation_reserves_all_blocks)
+{
+	int fd = create(self, NR_BLOCKS);
+
+	EXPECT_POOL(0, NR_BLOCKS);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+}
+
+TEST_F(hugetlb, creation_fails_when_the_pool_is_too_small)
+{
+	u64 too_many = self->before.free - self->before.resv + 1;
+
+	EXPECT_CREATE_FAILS(too_many * self->block, gmem_hugetlb_flag(self->block),
+			    ENOMEM);
+	EXPECT_POOL(0, 0);
+}
+
+TEST_F(hugetlb, creation_fails_with_part_of_a_block)
+{
+	EXPECT_CREATE_FAILS(self->block + GMEM_PAGE_SIZE, gmem_hugetlb_flag(self->block),
+			    EINVAL);
+	EXPECT_CREATE_FAILS(self->block / 2, gmem_hugetlb_flag(self->block), EINVAL);
+	EXPECT_CREATE_FAILS(0, gmem_hugetlb_flag(self->block), EINVAL);
+}
+
+TEST_F(hugetlb, creation_fails_with_a_size_of_blocks_that_is_not_known)
+{
+	EXPECT_CREATE_FAILS(self->block, gmem_hugetlb_flag(SZ_4K), EINVAL);
+	EXPECT_CREATE_FAILS(self->block, gmem_hugetlb_flag(SZ_64K), EINVAL);
+	EXPECT_CREATE_FAILS(self->block, gmem_hugetlb_flag(SZ_4G), EINVAL);
+	EXPECT_CREATE_FAILS(self->block, GUEST_MEMFD_FLAG_HUGETLB |
+			    GUEST_MEMFD_HUGETLB_MASK, EINVAL);
+}
+
+TEST_F(hugetlb, size_of_blocks_without_hugetlb_is_refused)
+{
+	EXPECT_CREATE_FAILS(self->block, GUEST_MEMFD_HUGETLB_2MB, EINVAL);
+	EXPECT_CREATE_FAILS(self->block, GUEST_MEMFD_FLAG_MMAP |
+			    GUEST_MEMFD_HUGETLB_1GB, EINVAL);
+}
+
+TEST_F(hugetlb, size_that_overflows_is_refused)
+{
+	EXPECT_CREATE_FAILS(-self->block, gmem_hugetlb_flag(self->block), EINVAL);
+	EXPECT_CREATE_FAILS(1ul << 62, gmem_hugetlb_flag(self->block), ENOMEM);
+}
+
+TEST_F(hugetlb, fallocate_takes_the_block_around_a_page)
+{
+	int fd = create(self, NR_BLOCKS);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->block + GMEM_PAGE_SIZE,
+		      GMEM_PAGE_SIZE);
+	EXPECT_POOL(-1, NR_BLOCKS - 1);
+	EXPECT_EQ(gmem_fdinfo(fd, "allocated"), self->nr_pages);
+	EXPECT_EQ(gmem_fdinfo(fd, "blocks"), 1);
+	kvm_close(fd);
+}
+
+TEST_F(hugetlb, fault_takes_a_zeroed_block)
+{
+	int fd = create(self, NR_BLOCKS);
+	u8 *mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+	u64 page;
+
+	EXPECT_EQ(gmem_peek(mem), 0);
+	EXPECT_POOL(-1, NR_BLOCKS - 1);
+	for (page = 0; page < self->nr_pages; page += self->nr_pages / 64)
+		EXPECT_EQ(gmem_peek(mem + page * GMEM_PAGE_SIZE), 0);
+	EXPECT_POOL(-1, NR_BLOCKS - 1);
+
+	kvm_munmap(mem, NR_BLOCKS * self->block);
+	kvm_close(fd);
+}
+
+struct toucher {
+	pthread_t thread;
+	u8 *addr;
+	int byte;
+};
+
+static void *touch(void *arg)
+{
+	struct toucher *toucher = arg;
+
+	toucher->byte = gmem_peek(toucher->addr);
+	return NULL;
+}
+
+TEST_F(hugetlb, threads_that_touch_an_empty_block_take_one)
+{
+	struct toucher touchers[4];
+	int fd = create(self, NR_BLOCKS);
+	u8 *mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(touchers); i++) {
+		touchers[i].addr = mem + i * self->block / ARRAY_SIZE(touchers);
+		kvm_pthread_create(&touchers[i].thread, NULL, touch, &touchers[i]);
+	}
+	for (i = 0; i < ARRAY_SIZE(touchers); i++) {
+		kvm_pthread_join(touchers[i].thread, NULL);
+		EXPECT_EQ(touchers[i].byte, 0);
+	}
+	EXPECT_POOL(-1, NR_BLOCKS - 1);
+
+	kvm_munmap(mem, NR_BLOCKS * self->block);
+	kvm_close(fd);
+}
+
+TEST_F(hugetlb, hole_gives_the_block_back_and_keeps_the_reservation)
+{
+	int fd = create(self, NR_BLOCKS);
+	u8 *mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+
+	gmem_stamp(mem, 1);
+	gmem_stamp(mem + self->block, 2);
+	EXPECT_POOL(-2, 0);
+
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_POOL(-1, 1);
+	EXPECT_TRUE(gmem_has_stamp(mem + self->block, 2));
+	EXPECT_EQ(gmem_peek(mem), 0);
+	EXPECT_POOL(-2, 0);
+
+	kvm_munmap(mem, NR_BLOCKS * self->block);
+	kvm_close(fd);
+}
+
+static int punch(int fd, u64 offset, u64 size)
+{
+	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size);
+}
+
+TEST_F(hugetlb, hole_in_a_block_is_refused)
+{
+	int fd = create(self, NR_BLOCKS);
+	u8 *mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+
+	gmem_stamp(mem, 1);
+	EXPECT_EQ(punch(fd, 0, GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(errno, EINVAL);
+	EXPECT_EQ(punch(fd, GMEM_PAGE_SIZE, self->block), -1);
+	EXPECT_EQ(errno, EINVAL);
+	EXPECT_EQ(punch(fd, 0, 2 * self->block - GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(errno, EINVAL);
+	EXPECT_TRUE(gmem_has_stamp(mem, 1));
+
+	kvm_munmap(mem, NR_BLOCKS * self->block);
+	kvm_close(fd);
+}
+
+TEST_F(hugetlb, allocation_past_the_end_is_refused)
+{
+	int fd = create(self, 1);
+
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, self->block, GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(errno, EINVAL);
+	EXPECT_POOL(0, 1);
+	kvm_close(fd);
+}
+
+#ifdef __x86_64__
+TEST_F(hugetlb, page_in_a_block_is_converted_and_its_content_kept)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+	u8 *page = mem + 3 * GMEM_PAGE_SIZE;
+
+	gmem_stamp(page, 3);
+	gmem_stamp(page + GMEM_PAGE_SIZE, 4);
+	gmem_pages_to_private(fd, 3, 1);
+	EXPECT_EQ(gmem_peek(page), GMEM_SIGBUS);
+	EXPECT_TRUE(gmem_has_stamp(page + GMEM_PAGE_SIZE, 4));
+	gmem_pages_to_shared(fd, 3, 1);
+	EXPECT_TRUE(gmem_has_stamp(page, 3));
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+}
+
+TEST_F(hugetlb, all_of_a_block_is_converted_and_back)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+
+	gmem_stamp(mem, 5);
+	gmem_stamp(mem + self->block - GMEM_PAGE_SIZE, 6);
+	gmem_pages_to_private(fd, 0, self->nr_pages);
+	EXPECT_EQ(gmem_peek(mem), GMEM_SIGBUS);
+	EXPECT_EQ(gmem_peek(mem + self->block - GMEM_PAGE_SIZE), GMEM_SIGBUS);
+	gmem_pages_to_shared(fd, 0, self->nr_pages);
+	EXPECT_TRUE(gmem_has_stamp(mem, 5));
+	EXPECT_TRUE(gmem_has_stamp(mem + self->block - GMEM_PAGE_SIZE, 6));
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+}
+#endif
+
+TEST_F(hugetlb, mapping_keeps_the_blocks_of_a_closed_file)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+
+	gmem_stamp(mem, 1);
+	kvm_close(fd);
+	kvm_vm_free(self->vm);
+	self->vm = NULL;
+	EXPECT_POOL(-1, 0);
+	EXPECT_TRUE(gmem_has_stamp(mem, 1));
+	kvm_munmap(mem, self->block);
+	EXPECT_POOL(0, 0);
+}
+
+/* A page in a pipe is held by nobody that could be asked to let go. */
+static void page_to_pipe(int pipe_fd, void *page)
+{
+	struct iovec iov = { .iov_base = page, .iov_len = GMEM_PAGE_SIZE };
+
+	TEST_ASSERT(vmsplice(pipe_fd, &iov, 1, 0) == GMEM_PAGE_SIZE,
+		    "vmsplice() failed");
+}
+
+TEST_F(hugetlb, block_waits_for_a_page_in_a_pipe)
+{
+	static u8 page[GMEM_PAGE_SIZE];
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+	int pipes[2];
+
+	ASSERT_EQ(pipe(pipes), 0);
+	gmem_stamp(mem + self->block / 2, 7);
+	page_to_pipe(pipes[1], mem + self->block / 2);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	kvm_vm_free(self->vm);
+	self->vm = NULL;
+
+	usleep(300000);
+	EXPECT_POOL(-1, 0);
+	EXPECT_EQ(read(pipes[0], page, sizeof(page)), (ssize_t)sizeof(page));
+	EXPECT_TRUE(gmem_has_stamp(page, 7));
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	EXPECT_POOL(0, 0);
+}
+
+TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+	int pipes[2];
+
+	ASSERT_EQ(pipe(pipes), 0);
+	gmem_stamp(mem, 8);
+	page_to_pipe(pipes[1], mem);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_EQ(gmem_fdinfo(fd, "waiting"), 1);
+	EXPECT_EQ(gmem_fdinfo(fd, "allocated"), 0);
+	EXPECT_EQ(gmem_peek(mem), 0);
+	EXPECT_POOL(-2, 0);
+
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	EXPECT_POOL(-1, 0);
+	EXPECT_EQ(gmem_fdinfo(fd, "waiting"), 0);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+}
+
+TEST_F(hugetlb, locked_block_goes_back)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+
+	ASSERT_EQ(mlock(mem, SZ_2M), 0);
+	EXPECT_POOL(-1, 0);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+}
+
+TEST_F(hugetlb, stat_tells_blocks)
+{
+	int fd = create(self, NR_BLOCKS);
+	struct stat stat;
+
+	ASSERT_EQ(fstat(fd, &stat), 0);
+	EXPECT_EQ(stat.st_blocks, 0);
+	EXPECT_EQ(stat.st_blksize, self->block);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	ASSERT_EQ(fstat(fd, &stat), 0);
+	EXPECT_EQ(stat.st_blocks, self->block / 512);
+	kvm_close(fd);
+}
+
+TEST_HARNESS_MAIN

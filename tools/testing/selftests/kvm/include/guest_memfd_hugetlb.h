@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the tests of huge guest_memfds ask of the hugetlb pool.
+ */
+#ifndef SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
+#define SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
+
+#include <time.h>
+
+#include "guest_memfd_util.h"
+
+/* How long a block may take to be back after the last reference has gone. */
+#define GMEM_JOIN_MSECS		1000
+
+struct gmem_pool_counts {
+	long nr;
+	long free;
+	long resv;
+	long surplus;
+};
+
+static inline long gmem_pool_read(u64 block_size, const char *name)
+{
+	char path[128];
+	FILE *file;
+	long value;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%lukB/%s",
+		 block_size / SZ_1K, name);
+	file = fopen(path, "r");
+	TEST_ASSERT(file && fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
+	fclose(file);
+	return value;
+}
+
+static inline void gmem_pool_write(u64 block_size, const char *name, long value)
+{
+	char path[128];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%lukB/%s",
+		 block_size / SZ_1K, name);
+	file = fopen(path, "w");
+	TEST_ASSERT(file && fprintf(file, "%ld", value) > 0, "Cannot write %s", path);
+	fclose(file);
+}
+
+static inline struct gmem_pool_counts gmem_pool_count(u64 block_size)
+{
+	return (struct gmem_pool_counts) {
+		.nr = gmem_pool_read(block_size, "nr_hugepages"),
+		.free = gmem_pool_read(block_size, "free_hugepages"),
+		.resv = gmem_pool_read(block_size, "resv_hugepages"),
+		.surplus = gmem_pool_read(block_size, "surplus_hugepages"),
+	};
+}
+
+static inline bool gmem_pool_is(u64 block_size, struct gmem_pool_counts want)
+{
+	struct gmem_pool_counts is = gmem_pool_count(block_size);
+
+	return is.nr == want.nr && is.free == want.free && is.resv == want.resv &&
+	       is.surplus == want.surplus;
+}
+
+/* Wait for blocks that are on their way back.  Return false if they are late. */
+static inline bool gmem_pool_becomes(u64 block_size, struct gmem_pool_counts want)
+{
+	struct timespec start, now;
+	long msecs;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		if (gmem_pool_is(block_size, want))
+			return true;
+		usleep(10000);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		msecs = (now.tv_sec - start.tv_sec) * 1000 +
+			(now.tv_nsec - start.tv_nsec) / 1000000;
+	} while (msecs < GMEM_JOIN_MSECS);
+
+	return gmem_pool_is(block_size, want);
+}
+
+static inline u64 gmem_hugetlb_flag(u64 block_size)
+{
+	return GUEST_MEMFD_FLAG_HUGETLB |
+	       (u64)(ffsl(block_size) - 1) << GUEST_MEMFD_HUGETLB_SHIFT;
+}
+
+#endif /* SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H */

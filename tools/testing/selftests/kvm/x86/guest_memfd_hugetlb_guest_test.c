@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * How a guest's memory is mapped when its guest_memfd has huge pages: large
+ * wherever state, block, memslot and alignment allow.
+ *
+ * KVM's statistics tell how many leaves of each size there are.
+ */
+#include <pthread.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "guest_memfd_stall.h"
+#include "kselftest_harness.h"
+#include "processor.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT	10
+#define TEST_GPA	((u64)SZ_4G)
+#define TEST_SIZE	((u64)SZ_1G)
+
+#define PAGES_2M	(SZ_2M / GMEM_PAGE_SIZE)
+#define PAGES_1G	(SZ_1G / GMEM_PAGE_SIZE)
+
+static struct {
+	u64 gpa;
+	u64 nr_pages;
+} request;
+
+static void guest_touch(void)
+{
+	for (;;) {
+		u64 gpa = READ_ONCE(request.gpa);
+		u64 i, sum = 0;
+
+		for (i = 0; i < READ_ONCE(request.nr_pages); i++)
+			sum += READ_ONCE(*(u8 *)(gpa + i * GMEM_PAGE_SIZE));
+		GUEST_SYNC1(sum);
+	}
+}
+
+struct leaves {
+	long pages_4k;
+	long pages_2m;
+	long pages_1g;
+};
+
+FIXTURE(huge) {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	struct gmem_pool_counts before;
+	struct leaves base;
+	int fd;
+	u8 *mem;
+};
+
+FIXTURE_VARIANT(huge) {
+	u64 block;
+};
+
+FIXTURE_VARIANT_ADD(huge, 2M) {
+	.block = SZ_2M,
+};
+
+FIXTURE_VARIANT_ADD(huge, 1G) {
+	.block = SZ_1G,
+};
+
+static struct leaves count_leaves(struct kvm_vm *vm)
+{
+	return (struct leaves) {
+		.pages_4k = vm_get_stat(vm, pages_4k),
+		.pages_2m = vm_get_stat(vm, pages_2m),
+		.pages_1g = vm_get_stat(vm, pages_1g),
+	};
+}
+
+static void set_slot(struct kvm_vm *vm, u64 gpa, u64 size, int fd, u64 offset)
+{
+	TEST_ASSERT(!__vm_set_user_memory_region2(vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD,
+						  gpa, size, NULL, fd, offset),
+		    "Cannot set the memslot");
+}
+
+static void prepare_touch(struct kvm_vm *vm, u64 gpa, u64 nr_pages)
+{
+	request.gpa = gpa;
+	request.nr_pages = nr_pages;
+	sync_global_to_guest(vm, request);
+}
+
+static u64 touch(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 gpa, u64 nr_pages)
+{
+	struct ucall uc;
+
+	prepare_touch(vm, gpa, nr_pages);
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	return uc.args[0];
+}
+
+FIXTURE_SETUP(huge)
+{
+	const struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+
+	self->fd = -1;
+	if (!gmem_can_convert())
+		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
+	/* A boot may have its GiBs as such, or as nothing. */
+	if (variant->block == SZ_2M)
+		gmem_pool_write(SZ_2M, "nr_hugepages", TEST_SIZE / SZ_2M);
+	self->before = gmem_pool_count(variant->block);
+	if ((self->before.free - self->before.resv) * variant->block < TEST_SIZE)
+		SKIP(return, "needs a GiB of free huge pages of %lu kB",
+		     variant->block / SZ_1K);
+
+	self->vm = vm_create_shape_with_one_vcpu(shape, &self->vcpu, guest_touch);
+	virt_map_level(self->vm, TEST_GPA, TEST_GPA, 2 * TEST_SIZE, PG_LEVEL_1G);
+	self->fd = vm_create_guest_memfd(self->vm, TEST_SIZE,
+					 gmem_hugetlb_flag(variant->block) |
+					 GUEST_MEMFD_FLAG_MMAP |
+					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->mem = gmem_map_pages(self->fd, PAGES_1G);
+	set_slot(self->vm, TEST_GPA, TEST_SIZE, self->fd, 0);
+	touch(self->vm, self->vcpu, 0, 0);
+	self->base = count_leaves(self->vm);
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	if (self->fd < 0)
+		return;
+	kvm_munmap(self->mem, TEST_SIZE);
+	kvm_close(self->fd);
+	kvm_vm_free(self->vm);
+	EXPECT_TRUE(gmem_pool_becomes(variant->block, self->before));
+	if (variant->block == SZ_2M)
+		gmem_pool_write(SZ_2M, "nr_hugepages", 8);
+}
+
+/* How many more than for the guest's own code and data. */
+#define EXPECT_LEAVES(_1g, _2m, _4k) do {				\
+	struct leaves _is = count_leaves(self->vm);			\
+									\
+	EXPECT_EQ(_is.pages_1g - self->base.pages_1g, _1g);		\
+	EXPECT_EQ(_is.pages_2m - self->base.pages_2m, _2m);		\
+	EXPECT_EQ(_is.pages_4k - self->base.pages_4k, _4k);		\
+} while (0)
+
+#define TOUCH(_page, _nr) \
+	touch(self->vm, self->vcpu, TEST_GPA + (_page) * GMEM_PAGE_SIZE, _nr)
+#define TOUCH_ALL()	TOUCH(0, PAGES_1G)
+
+#define is_1g		(variant->block == SZ_1G)
+#define EXPECT_ALL_LARGE() EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 512, 0)
+
+TEST_F(huge, one_touch_maps_a_block)
+{
+	TOUCH(5, 1);
+	EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 1, 0);
+}
+
+TEST_F(huge, shared_memory_is_mapped_in_blocks)
+{
+	TOUCH_ALL();
+	EXPECT_ALL_LARGE();
+}
+
+TEST_F(huge, private_memory_is_mapped_in_blocks)
+{
+	gmem_pages_to_private(self->fd, 0, PAGES_1G);
+	TOUCH_ALL();
+	EXPECT_ALL_LARGE();
+}
+
+TEST_F(huge, converted_page_makes_only_its_own_2M_small)
+{
+	TOUCH_ALL();
+	gmem_pages_to_private(self->fd, 5, 1);
+	TOUCH_ALL();
+	EXPECT_LEAVES(0, 511, 512);
+}
+
+TEST_F(huge, page_that_is_converted_back_makes_the_block_large_again)
+{
+	TOUCH_ALL();
+	gmem_pages_to_private(self->fd, 5, 1);
+	TOUCH_ALL();
+	gmem_pages_to_shared(self->fd, 5, 1);
+	TOUCH_ALL();
+	EXPECT_ALL_LARGE();
+}
+
+TEST_F(huge, converted_2M_stays_large)
+{
+	gmem_pages_to_private(self->fd, 3 * PAGES_2M, PAGES_2M);
+	TOUCH_ALL();
+	EXPECT_LEAVES(0, 512, 0);
+}
+
+TEST_F(huge, content_is_kept_by_what_is_mapped)
+{
+	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 0x55);
+	EXPECT_EQ(TOUCH(5, 1), 0x55);
+	gmem_pages_to_private(self->fd, 5, 1);
+	EXPECT_EQ(TOUCH(5, 1), 0x55);
+	gmem_pages_to_shared(self->fd, 5, 1);
+	EXPECT_EQ(TOUCH(5, 1), 0x55);
+	EXPECT_EQ(gmem_peek(self->mem + 5 * GMEM_PAGE_SIZE), 0x55);
+}
+
+TEST_F(huge, hole_takes_the_block_from_the_guest)
+{
+	u64 nr_pages = variant->block / GMEM_PAGE_SIZE;
+
+	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 0x55);
+	EXPECT_EQ(TOUCH(5, 1), 0x55);
+	gmem_punch_pages(self->fd, 0, nr_pages);
+	EXPECT_LEAVES(0, 0, 0);
+	EXPECT_EQ(TOUCH(5, 1), 0);
+	EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 1, 0);
+}
+
+static void move_slot(FIXTURE_DATA(huge) *self, u64 gpa, u64 size, u64 offset)
+{
+	set_slot(self->vm, TEST_GPA, 0, -1, 0);
+	set_slot(self->vm, gpa, size, self->fd, offset);
+}
+
+TEST_F(huge, memslot_at_an_offset_that_is_not_aligned_is_mapped_small)
+{
+	move_slot(self, TEST_GPA, TEST_SIZE - SZ_2M, GMEM_PAGE_SIZE);
+	TOUCH(0, 2 * PAGES_2M);
+	EXPECT_LEAVES(0, 0, 2 * PAGES_2M);
+}
+
+TEST_F(huge, memslot_at_an_offset_of_2M_is_mapped_with_2M)
+{
+	move_slot(self, TEST_GPA, TEST_SIZE - SZ_2M, SZ_2M);
+	TOUCH(0, 2 * PAGES_2M);
+	EXPECT_LEAVES(0, 2, 0);
+}
+
+/* Its gfns are as far from a boundary as its offset is. */
+TEST_F(huge, memslot_that_ends_inside_a_block_is_mapped_small_there)
+{
+	u64 size = 2 * SZ_2M + 2 * GMEM_PAGE_SIZE;
+
+	move_slot(self, TEST_GPA, size, 0);
+	TOUCH(0, size / GMEM_PAGE_SIZE);
+	EXPECT_LEAVES(0, 2, 2);
+}
+
+static void *run_vcpu(void *arg)
+{
+	vcpu_run(arg);
+	return NULL;
+}
+
+/*
+ * It has been told that all of the block is uniform; a conversion next to it
+ * makes that untrue before the page is mapped.
+ */
+TEST_F(huge, vcpu_with_an_order_that_is_not_true_any_more_maps_small)
+{
+	pthread_t thread;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+
+	stall_arm("get_pfn");
+	prepare_touch(self->vm, TEST_GPA, 1);
+	kvm_pthread_create(&thread, NULL, run_vcpu, self->vcpu);
+	ASSERT_TRUE(stall_is_reached("get_pfn"));
+	gmem_pages_to_private(self->fd, 7, 1);
+	stall_release("get_pfn");
+	kvm_pthread_join(thread, NULL);
+
+	EXPECT_LEAVES(0, 0, 1);
+}
+
+TEST_F(huge, prefault_of_a_page_maps_the_block)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_GPA,
+		.size = GMEM_PAGE_SIZE,
+	};
+
+	vcpu_ioctl(self->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 1, 0);
+}
+
+TEST_HARNESS_MAIN

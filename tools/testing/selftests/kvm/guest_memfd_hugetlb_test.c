@@ -358,6 +358,45 @@ TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
 	kvm_close(fd);
 }
 
+/* A block of 2 MiB can be replaced afterwards. */
+TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
+{
+	struct gmem_pool_counts want = self->before;
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+	u64 error_offset = 0;
+
+	if (self->block != SZ_2M || access("/sys/kernel/debug/hwpoison", X_OK)) {
+		kvm_munmap(mem, self->block);
+		kvm_close(fd);
+		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
+	}
+
+	gmem_stamp(mem + 4 * GMEM_PAGE_SIZE, 4);
+	gmem_stamp(mem + 5 * GMEM_PAGE_SIZE, 5);
+	/* Says whether it has found each user; what happens is looked at below. */
+	madvise(mem + 5 * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, MADV_HWPOISON);
+	EXPECT_EQ(gmem_peek(mem + 5 * GMEM_PAGE_SIZE), GMEM_SIGBUS);
+	EXPECT_TRUE(gmem_has_stamp(mem + 4 * GMEM_PAGE_SIZE, 4));
+	EXPECT_EQ(gmem_peek(mem + 6 * GMEM_PAGE_SIZE), 0);
+#ifdef __x86_64__
+	EXPECT_EQ(__gmem_set_memory_attributes(fd, 0, self->block,
+					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
+					       &error_offset), -1);
+	EXPECT_EQ(errno, EHWPOISON);
+	EXPECT_EQ(error_offset, 5 * GMEM_PAGE_SIZE);
+	gmem_pages_to_private(fd, 0, 5);
+	gmem_pages_to_private(fd, 6, self->nr_pages - 6);
+#endif
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	want.nr--;
+	want.free--;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
 TEST_F(hugetlb, locked_block_goes_back)
 {
 	int fd = create(self, 1);

@@ -255,6 +255,7 @@ TEST_F(race, mapped_neighbour_can_be_used_during_a_conversion)
 	START_STALLED(&conversion, "checked", make_private, &range);
 	EXPECT_EQ(4, gmem_peek(page(4)));
 	EXPECT_EQ(6, gmem_peek(page(6)));
+	EXPECT_TRUE(stall_has_waiter("checked"));
 
 	stall_release("checked");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -432,6 +433,7 @@ TEST_F(race, conversion_of_a_file_that_is_closed_meanwhile_is_done)
 	START_STALLED(&conversion, "begun", make_private, &range);
 	close(self->fd);
 	self->fd = -1;
+	EXPECT_TRUE(stall_has_waiter("begun"));
 
 	stall_release("begun");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -447,6 +449,7 @@ TEST_F(race, conversion_outlives_its_vm)
 	START_STALLED(&conversion, "begun", make_private, &range);
 	kvm_vm_free(self->vm);
 	self->vm = NULL;
+	EXPECT_TRUE(stall_has_waiter("begun"));
 
 	stall_release("begun");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -503,6 +506,8 @@ TEST_F(race, process_with_a_mapping_can_end_during_a_conversion)
 
 	START_STALLED(&conversion, "begun", make_private, &range);
 	kill_and_wait(pid);
+	EXPECT_TRUE(stall_has_waiter("begun"));
+
 	stall_release("begun");
 	EXPECT_EQ(0, job_wait(&conversion));
 	EXPECT_PRIVATE(7);

@@ -210,6 +210,7 @@ TEST_F(poison, page_that_breaks_after_the_check_is_private_and_broken)
 	job_start(&conversion, make_page_5_private, &self->fd);
 	ASSERT_TRUE(stall_is_reached("checked"));
 	break_page(self->pfn);
+	EXPECT_TRUE(stall_has_waiter("checked"));
 
 	stall_release("checked");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -246,6 +247,7 @@ TEST_F(poison, vcpu_that_has_found_a_page_loses_it_when_it_breaks)
 	job_start(&guest, read_in_guest, &access);
 	ASSERT_TRUE(stall_is_reached("get_pfn"));
 	break_page(self->pfn);
+	EXPECT_TRUE(stall_has_waiter("get_pfn"));
 
 	stall_release("get_pfn");
 	/* Views may be told before it maps the page, or after. */
@@ -268,6 +270,8 @@ TEST_F(poison, file_may_be_gone_before_views_are_told)
 	self->mem = NULL;
 	self->fd = -1;
 	self->vm = NULL;
+	EXPECT_TRUE(stall_has_waiter("poison"));
+
 	stall_release("poison");
 }
 

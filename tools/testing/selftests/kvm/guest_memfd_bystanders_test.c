@@ -32,16 +32,6 @@
 #define STAMP_BYTE(n)	((n) * GMEM_PAGE_SIZE + 4)
 #define POKED_BYTE	0x77
 
-static int convert_page(int fd)
-{
-	int ret = __gmem_set_memory_attributes(fd, PAGE * GMEM_PAGE_SIZE,
-					       GMEM_PAGE_SIZE,
-					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					       NULL);
-
-	return ret ? errno : 0;
-}
-
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
 
 /*
@@ -356,7 +346,7 @@ TEST_F(viewer, does_not_hold_up_a_conversion)
 	variant->start(self->fd, self->mem);
 	ASSERT_EQ(STAMP(PAGE), variant->peek(PAGE));
 
-	EXPECT_EQ(0, convert_page(self->fd));
+	EXPECT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 }
 
 TEST_F(viewer, sees_a_page_until_it_is_private)
@@ -364,7 +354,7 @@ TEST_F(viewer, sees_a_page_until_it_is_private)
 	variant->start(self->fd, self->mem);
 	ASSERT_EQ(STAMP(PAGE), variant->peek(PAGE));
 
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 	EXPECT_EQ(variant->denied, variant->peek(PAGE));
 	EXPECT_EQ(STAMP(SHARED_PAGE), variant->peek(SHARED_PAGE));
 }
@@ -373,7 +363,7 @@ TEST_F(viewer, cannot_change_a_private_page)
 {
 	variant->start(self->fd, self->mem);
 
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 	EXPECT_EQ(variant->denied, variant->poke(PAGE, POKED_BYTE));
 
 	gmem_pages_to_shared(self->fd, PAGE, 1);
@@ -384,7 +374,7 @@ TEST_F(viewer, can_change_the_page_once_it_is_shared_again)
 {
 	variant->start(self->fd, self->mem);
 
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 	gmem_pages_to_shared(self->fd, PAGE, 1);
 	EXPECT_EQ(STAMP(PAGE), variant->peek(PAGE));
 	EXPECT_EQ(0, variant->poke(PAGE, POKED_BYTE));
@@ -393,7 +383,7 @@ TEST_F(viewer, can_change_the_page_once_it_is_shared_again)
 
 TEST_F(viewer, started_after_the_conversion_sees_no_private_page)
 {
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 	variant->start(self->fd, self->mem);
 
 	EXPECT_EQ(variant->denied, variant->peek(PAGE));

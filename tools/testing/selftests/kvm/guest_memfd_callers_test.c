@@ -22,16 +22,6 @@
 #define PAGE		5
 #define STAMP(n)	((n) + 1)
 
-static int convert_page(int fd)
-{
-	int ret = __gmem_set_memory_attributes(fd, PAGE * GMEM_PAGE_SIZE,
-					       GMEM_PAGE_SIZE,
-					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					       NULL);
-
-	return ret ? errno : 0;
-}
-
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
 
 static struct stalled_call stall;
@@ -248,21 +238,21 @@ FIXTURE_TEARDOWN(caller)
 
 TEST_F(caller, does_not_hold_up_a_conversion)
 {
-	EXPECT_EQ(0, convert_page(self->fd));
+	EXPECT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 
 	variant->finish();
 }
 
 TEST_F(caller, is_told_that_the_page_became_private)
 {
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 
 	EXPECT_EQ(variant->ret, variant->finish());
 }
 
 TEST_F(caller, cannot_change_a_page_that_became_private)
 {
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 	variant->finish();
 
 	gmem_pages_to_shared(self->fd, PAGE, 1);
@@ -271,7 +261,7 @@ TEST_F(caller, cannot_change_a_page_that_became_private)
 
 TEST_F(caller, does_its_work_on_a_page_that_is_shared_again)
 {
-	ASSERT_EQ(0, convert_page(self->fd));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, PAGE, 1, NULL));
 	gmem_pages_to_shared(self->fd, PAGE, 1);
 
 	EXPECT_EQ(GMEM_PAGE_SIZE, variant->finish());

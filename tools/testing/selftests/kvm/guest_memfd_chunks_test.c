@@ -90,15 +90,6 @@ static void release(int pipe[2])
 		    "The pipe does not hold a page");
 }
 
-static int try_private(int fd, u64 offset, u64 size, u64 *error_offset)
-{
-	int ret = __gmem_set_memory_attributes(fd, offset, size,
-					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					       error_offset);
-
-	return ret ? errno : 0;
-}
-
 #define EXPECT_SHARED(offset) \
 	EXPECT_NE(GMEM_SIGBUS, gmem_peek(self->mem + (offset)))
 #define EXPECT_PRIVATE(offset) \
@@ -114,7 +105,7 @@ TEST_F(chunks, held_page_gives_eagain_and_its_offset)
 
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, HELD, GMEM_PAGE_SIZE, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, HELD, GMEM_PAGE_SIZE, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 	EXPECT_SHARED(HELD);
 }
@@ -125,7 +116,7 @@ TEST_F(chunks, held_page_leaves_its_chunk_as_it_was)
 
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, CHUNK, CHUNK, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, CHUNK, CHUNK, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "private"));
 	EXPECT_EQ(5, gmem_peek(self->mem + BEFORE_HELD));
@@ -140,7 +131,7 @@ TEST_F(chunks, held_page_leaves_a_mixed_chunk_as_it_was)
 	gmem_set_private(self->fd, BEFORE_HELD, GMEM_PAGE_SIZE);
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, CHUNK, CHUNK, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, CHUNK, CHUNK, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 	EXPECT_EQ(1, gmem_fdinfo(self->fd, "private"));
 	EXPECT_PRIVATE(BEFORE_HELD);
@@ -153,7 +144,7 @@ TEST_F(chunks, chunks_before_a_held_page_are_converted_and_later_ones_are_not)
 
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, 0, FILE_SIZE, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, 0, FILE_SIZE, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 	EXPECT_EQ(NR_PAGES(CHUNK), gmem_fdinfo(self->fd, "private"));
 	EXPECT_PRIVATE(0);
@@ -167,7 +158,7 @@ TEST_F(chunks, chunk_is_a_gib_of_the_file_not_of_the_range)
 
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, CHUNK - SZ_2M, CHUNK, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, CHUNK - SZ_2M, CHUNK, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 	EXPECT_EQ(NR_PAGES(SZ_2M), gmem_fdinfo(self->fd, "private"));
 	EXPECT_PRIVATE(CHUNK - SZ_2M);
@@ -181,7 +172,7 @@ TEST_F(chunks, first_of_two_held_pages_is_the_error_offset)
 	hold(self->pipe, self->mem + AFTER_HELD);
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, 0, FILE_SIZE, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, 0, FILE_SIZE, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 }
 
@@ -190,10 +181,10 @@ TEST_F(chunks, conversion_works_once_the_page_is_released)
 	u64 error_offset;
 
 	hold(self->pipe, self->mem + HELD);
-	EXPECT_EQ(EAGAIN, try_private(self->fd, 0, FILE_SIZE, &error_offset));
+	EXPECT_EQ(EAGAIN, gmem_try_private(self->fd, 0, FILE_SIZE, &error_offset));
 	release(self->pipe);
 
-	EXPECT_EQ(0, try_private(self->fd, 0, FILE_SIZE, &error_offset));
+	EXPECT_EQ(0, gmem_try_private(self->fd, 0, FILE_SIZE, &error_offset));
 	EXPECT_EQ(NR_PAGES(FILE_SIZE), gmem_fdinfo(self->fd, "private"));
 	EXPECT_PRIVATE(HELD);
 }
@@ -204,8 +195,8 @@ TEST_F(chunks, held_page_does_not_hold_up_its_neighbours)
 
 	hold(self->pipe, self->mem + HELD);
 
-	EXPECT_EQ(0, try_private(self->fd, BEFORE_HELD, GMEM_PAGE_SIZE, &error_offset));
-	EXPECT_EQ(0, try_private(self->fd, AFTER_HELD, GMEM_PAGE_SIZE, &error_offset));
+	EXPECT_EQ(0, gmem_try_private(self->fd, BEFORE_HELD, GMEM_PAGE_SIZE, &error_offset));
+	EXPECT_EQ(0, gmem_try_private(self->fd, AFTER_HELD, GMEM_PAGE_SIZE, &error_offset));
 	EXPECT_EQ(6, gmem_peek(self->mem + HELD));
 }
 
@@ -225,7 +216,7 @@ TEST_F(chunks, page_that_was_punched_out_while_held_holds_up_nothing)
 	gmem_punch_pages(self->fd, NR_PAGES(HELD), 1);
 	gmem_poke(self->mem + HELD, 0x66);
 
-	EXPECT_EQ(0, try_private(self->fd, HELD, GMEM_PAGE_SIZE, &error_offset));
+	EXPECT_EQ(0, gmem_try_private(self->fd, HELD, GMEM_PAGE_SIZE, &error_offset));
 }
 
 /*
@@ -258,7 +249,7 @@ TEST_F(chunks, signal_gives_eintr_and_the_first_chunk_that_was_not_converted)
 				   GUEST_MEMFD_FLAG_MMAP |
 				   GUEST_MEMFD_FLAG_INIT_SHARED);
 	start_ticks(TICK_USECS);
-	err = try_private(fd, 0, LONG_FILE_SIZE, &error_offset);
+	err = gmem_try_private(fd, 0, LONG_FILE_SIZE, &error_offset);
 	start_ticks(0);
 
 	ASSERT_EQ(EINTR, err);
@@ -278,8 +269,8 @@ TEST_F(chunks, conversion_resumed_at_the_error_offset_comes_to_its_end)
 				   GUEST_MEMFD_FLAG_MMAP |
 				   GUEST_MEMFD_FLAG_INIT_SHARED);
 	start_ticks(TICK_USECS);
-	while ((err = try_private(fd, offset, LONG_FILE_SIZE - offset,
-				  &error_offset)) == EINTR) {
+	while ((err = gmem_try_private(fd, offset, LONG_FILE_SIZE - offset,
+				       &error_offset)) == EINTR) {
 		ASSERT_LT(offset, error_offset);
 		offset = error_offset;
 		nr_stops++;
@@ -295,12 +286,12 @@ TEST_F(chunks, conversion_resumed_at_the_error_offset_comes_to_its_end)
 
 static long do_convert_last_chunk(void *fd)
 {
-	return try_private(*(int *)fd, 2 * CHUNK, CHUNK, NULL);
+	return gmem_try_private(*(int *)fd, 2 * CHUNK, CHUNK, NULL);
 }
 
 static long do_convert_first_chunks(void *fd)
 {
-	return try_private(*(int *)fd, 0, 2 * CHUNK, NULL);
+	return gmem_try_private(*(int *)fd, 0, 2 * CHUNK, NULL);
 }
 
 /*
@@ -385,7 +376,7 @@ TEST_F(chunks, broken_page_gives_ehwpoison_and_its_offset)
 	if (!poison(self->mem + HELD))
 		SKIP(return, "no CONFIG_MEMORY_FAILURE");
 
-	EXPECT_EQ(EHWPOISON, try_private(self->fd, 0, FILE_SIZE, &error_offset));
+	EXPECT_EQ(EHWPOISON, gmem_try_private(self->fd, 0, FILE_SIZE, &error_offset));
 	EXPECT_EQ(HELD, error_offset);
 	EXPECT_EQ(NR_PAGES(CHUNK), gmem_fdinfo(self->fd, "private"));
 	EXPECT_EQ(7, gmem_peek(self->mem + AFTER_HELD));

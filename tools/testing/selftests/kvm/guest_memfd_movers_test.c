@@ -337,28 +337,9 @@ FIXTURE_TEARDOWN(mover)
 	kvm_vm_free(self->vm);
 }
 
-/* The page frame of a page, which is touched first. */
-static u64 pfn_of(u8 *addr)
-{
-	int fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
-	off_t offset = (uintptr_t)addr / GMEM_PAGE_SIZE * sizeof(u64);
-	u64 entry;
-
-	gmem_peek(addr);
-	TEST_ASSERT(pread(fd, &entry, sizeof(entry), offset) == sizeof(entry) &&
-		    entry & BIT_ULL(63), "Cannot see the page frame");
-	kvm_close(fd);
-
-	return entry & GENMASK_ULL(54, 0);
-}
-
 static int convert(int fd)
 {
-	int ret = __gmem_set_memory_attributes(fd, FIRST * GMEM_PAGE_SIZE, SIZE,
-					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					       NULL);
-
-	return ret ? errno : 0;
+	return gmem_pages_try_private(fd, FIRST, NR_PAGES, NULL);
 }
 
 /* Returns true if it was not refused more often than it may be. */
@@ -411,11 +392,11 @@ TEST_F(mover, leaves_a_shared_page_where_it_is)
 	int i;
 
 	for (i = 0; i < NR_PAGES; i++)
-		pfn[i] = pfn_of(page(FIRST + i));
+		pfn[i] = gmem_pfn(page(FIRST + i));
 
 	self->ops->act(page(FIRST), SIZE);
 	for (i = 0; i < NR_PAGES; i++) {
-		EXPECT_EQ(pfn[i], pfn_of(page(FIRST + i)));
+		EXPECT_EQ(pfn[i], gmem_pfn(page(FIRST + i)));
 		EXPECT_TRUE(gmem_has_stamp(page(FIRST + i), FIRST + i));
 	}
 }
@@ -426,13 +407,13 @@ TEST_F(mover, leaves_a_private_page_where_it_is)
 	int i;
 
 	for (i = 0; i < NR_PAGES; i++)
-		pfn[i] = pfn_of(page(FIRST + i));
+		pfn[i] = gmem_pfn(page(FIRST + i));
 
 	ASSERT_EQ(0, convert(self->fd));
 	self->ops->act(page(FIRST), SIZE);
 	gmem_pages_to_shared(self->fd, FIRST, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++) {
-		EXPECT_EQ(pfn[i], pfn_of(page(FIRST + i)));
+		EXPECT_EQ(pfn[i], gmem_pfn(page(FIRST + i)));
 		EXPECT_TRUE(gmem_has_stamp(page(FIRST + i), FIRST + i));
 	}
 }

@@ -111,26 +111,13 @@ static int hold_page(FIXTURE_DATA(holder) * self)
 	return 0;
 }
 
-static int try_private(int fd, u64 first, u64 nr_pages, u64 *error_page)
-{
-	u64 error_offset;
-	int ret;
-
-	ret = __gmem_set_memory_attributes(fd, first * GMEM_PAGE_SIZE,
-					   nr_pages * GMEM_PAGE_SIZE,
-					   KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					   &error_offset);
-	*error_page = error_offset / GMEM_PAGE_SIZE;
-	return ret ? errno : 0;
-}
-
 TEST_F(holder, held_page_gives_eagain_and_its_offset)
 {
 	u64 error_page;
 
 	ASSERT_EQ(0, hold_page(self));
 
-	EXPECT_EQ(EAGAIN, try_private(self->fd, FIRST, NR_PAGES, &error_page));
+	EXPECT_EQ(EAGAIN, gmem_pages_try_private(self->fd, FIRST, NR_PAGES, &error_page));
 	EXPECT_EQ(HELD, error_page);
 	if (self->ops->holds)
 		EXPECT_TRUE(self->ops->holds());
@@ -142,7 +129,7 @@ TEST_F(holder, refused_conversion_changes_nothing)
 	int i;
 
 	ASSERT_EQ(0, hold_page(self));
-	ASSERT_EQ(EAGAIN, try_private(self->fd, FIRST, NR_PAGES, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_pages_try_private(self->fd, FIRST, NR_PAGES, &error_page));
 
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "private"));
 	for (i = FIRST; i < FIRST + NR_PAGES; i++) {
@@ -159,10 +146,10 @@ TEST_F(holder, page_converts_once_it_is_released)
 	u64 error_page;
 
 	ASSERT_EQ(0, hold_page(self));
-	ASSERT_EQ(EAGAIN, try_private(self->fd, FIRST, NR_PAGES, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_pages_try_private(self->fd, FIRST, NR_PAGES, &error_page));
 	release_page(self);
 
-	EXPECT_EQ(0, try_private(self->fd, FIRST, NR_PAGES, &error_page));
+	EXPECT_EQ(0, gmem_pages_try_private(self->fd, FIRST, NR_PAGES, &error_page));
 	EXPECT_EQ(NR_PAGES, gmem_fdinfo(self->fd, "private"));
 	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(HELD)));
 }
@@ -171,7 +158,7 @@ TEST_F(holder, private_page_cannot_be_held)
 {
 	u64 error_page;
 
-	ASSERT_EQ(0, try_private(self->fd, HELD, 1, &error_page));
+	ASSERT_EQ(0, gmem_pages_try_private(self->fd, HELD, 1, &error_page));
 	EXPECT_EQ(EFAULT, self->ops->hold(page(HELD)));
 
 	gmem_pages_to_shared(self->fd, HELD, 1);

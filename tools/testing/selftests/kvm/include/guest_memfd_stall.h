@@ -56,18 +56,29 @@ static inline void stall_release(const char *point)
 	stall_write(point, '0');
 }
 
+/*
+ * Is a thread there?  It goes on by itself after some seconds: what should not
+ * have to wait for it, but does, is done by then.
+ */
+static inline bool stall_has_waiter(const char *point)
+{
+	int fd = stall_open(point, O_RDONLY);
+	char word[16] = "";
+
+	TEST_ASSERT(fd >= 0 && read(fd, word, sizeof(word) - 1) > 0,
+		    "Cannot read " STALL_DIR "%s", point);
+	kvm_close(fd);
+
+	return !strcmp(word, "waiting\n");
+}
+
 /* Wait until a thread is there; false if none comes. */
 static inline bool stall_is_reached(const char *point)
 {
-	char word[16] = "";
-	int fd, i;
+	int i;
 
 	for (i = 0; i < STALL_TRIES; i++) {
-		fd = stall_open(point, O_RDONLY);
-		TEST_ASSERT(fd >= 0 && read(fd, word, sizeof(word) - 1) > 0,
-			    "Cannot read " STALL_DIR "%s", point);
-		kvm_close(fd);
-		if (!strcmp(word, "waiting\n"))
+		if (stall_has_waiter(point))
 			return true;
 		usleep(STALL_TRY_USECS);
 	}

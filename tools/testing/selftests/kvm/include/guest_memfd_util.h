@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <linux/falloc.h>
@@ -79,8 +80,7 @@ static inline int gmem_poke(void *addr, u8 byte)
 	return 0;
 }
 
-/* Is there a page table entry for it?  Does not touch the page. */
-static inline bool gmem_is_mapped(const void *addr)
+static inline u64 gmem_pagemap_entry(const void *addr)
 {
 	int fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
 	off_t offset = (uintptr_t)addr / GMEM_PAGE_SIZE * sizeof(u64);
@@ -90,7 +90,26 @@ static inline bool gmem_is_mapped(const void *addr)
 		    "Cannot read /proc/self/pagemap");
 	kvm_close(fd);
 
-	return entry & BIT_ULL(63);
+	return entry;
+}
+
+/* Is there a page table entry for it?  Does not touch the page. */
+static inline bool gmem_is_mapped(const void *addr)
+{
+	return gmem_pagemap_entry(addr) & BIT_ULL(63);
+}
+
+/* The page frame of a page, which is touched first. */
+static inline u64 gmem_pfn(const void *addr)
+{
+	u64 entry, pfn;
+
+	gmem_peek(addr);
+	entry = gmem_pagemap_entry(addr);
+	pfn = entry & GENMASK_ULL(54, 0);
+	TEST_ASSERT(entry & BIT_ULL(63) && pfn, "Cannot see the page frame");
+
+	return pfn;
 }
 
 /* A line of fdinfo: bytes or pages. */
@@ -116,11 +135,34 @@ static inline u64 gmem_fdinfo(int gmem_fd, const char *key)
 	TEST_FAIL("No guest_memfd-%s in %s", key, path);
 }
 
+/* It may fail: returns 0 or an errno; @error_offset may be NULL. */
+static inline int gmem_try_private(int gmem_fd, u64 offset, u64 size,
+				   u64 *error_offset)
+{
+	int ret = __gmem_set_memory_attributes(gmem_fd, offset, size,
+					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
+					       error_offset);
+
+	return ret ? errno : 0;
+}
+
 /* The same in pages, as it is asked for most of the time. */
 static inline void gmem_pages_to_private(int gmem_fd, u64 first, u64 nr_pages)
 {
 	gmem_set_private(gmem_fd, first * GMEM_PAGE_SIZE,
 			 nr_pages * GMEM_PAGE_SIZE);
+}
+
+static inline int gmem_pages_try_private(int gmem_fd, u64 first, u64 nr_pages,
+					 u64 *error_page)
+{
+	u64 error_offset;
+	int err = gmem_try_private(gmem_fd, first * GMEM_PAGE_SIZE,
+				   nr_pages * GMEM_PAGE_SIZE, &error_offset);
+
+	if (error_page)
+		*error_page = error_offset / GMEM_PAGE_SIZE;
+	return err;
 }
 
 static inline void gmem_pages_to_shared(int gmem_fd, u64 first, u64 nr_pages)
@@ -139,6 +181,13 @@ static inline u8 *gmem_map_pages(int gmem_fd, u64 nr_pages)
 {
 	return kvm_mmap(nr_pages * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 			MAP_SHARED, gmem_fd);
+}
+
+/* The page tables of user space as they would be for pages never touched. */
+static inline void gmem_forget_mapping(u8 *mem, u64 nr_pages)
+{
+	TEST_ASSERT(!madvise(mem, nr_pages * GMEM_PAGE_SIZE, MADV_DONTNEED),
+		    "madvise(MADV_DONTNEED) failed");
 }
 
 #ifdef __x86_64__

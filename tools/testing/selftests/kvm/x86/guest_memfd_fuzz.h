@@ -347,14 +347,7 @@ static noinline int fuzz_poison(void *addr)
 /* The frame of a page that is mapped. */
 static inline u64 fuzz_pfn(const void *addr)
 {
-	int fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
-	u64 entry = 0;
-
-	TEST_ASSERT(pread(fd, &entry, sizeof(entry),
-			  (uintptr_t)addr / MODEL_PAGE_SIZE * sizeof(u64)) == sizeof(entry),
-		    "Cannot read /proc/self/pagemap");
-	close(fd);
-	return entry & (BIT_ULL(55) - 1);
+	return gmem_pagemap_entry(addr) & GENMASK_ULL(54, 0);
 }
 
 /* Undo memory failure, for a page that is in no file any more. */

@@ -95,21 +95,10 @@ static u64 step_page(u64 step)
 	return step * 389 % NR_PAGES;
 }
 
-static int try_private(int fd, u64 first, u64 nr_pages, u64 *error_page)
-{
-	u64 error_offset;
-	int ret = __gmem_set_memory_attributes(fd, first * GMEM_PAGE_SIZE,
-					       nr_pages * GMEM_PAGE_SIZE,
-					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					       &error_offset);
-
-	*error_page = error_offset / GMEM_PAGE_SIZE;
-	return ret ? errno : 0;
-}
-
 #define ASSERT_CONVERTS(_self, _first, _nr) do {			\
 	u64 error_page;							\
-	int err = try_private((_self)->fd, _first, _nr, &error_page);	\
+	int err = gmem_pages_try_private((_self)->fd, _first, _nr,	\
+					 &error_page);			\
 									\
 	ASSERT_EQ(0, err) {						\
 		TH_LOG("Page 0x%lx in step %lu: %s", error_page,	\
@@ -601,7 +590,7 @@ TEST_F_TIMEOUT(unheld, page_pinned_for_moments_converts_in_the_end, TEST_TIMEOUT
 		u64 n = self->pace.steps % NR_CONTESTED;
 
 		for (tries = 0; tries < MAX_TRIES; tries++) {
-			err = try_private(self->fd, n, 1, &error_page);
+			err = gmem_pages_try_private(self->fd, n, 1, &error_page);
 			if (err != EAGAIN)
 				break;
 			nr_eagain++;

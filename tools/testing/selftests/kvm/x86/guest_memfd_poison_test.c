@@ -32,25 +32,6 @@ FIXTURE(poison) {
 	u64 pfn;
 };
 
-static u64 pfn_of(u8 *addr)
-{
-	int fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
-	off_t offset = (uintptr_t)addr / GMEM_PAGE_SIZE * sizeof(u64);
-	u64 entry;
-
-	TEST_ASSERT(pread(fd, &entry, sizeof(entry), offset) == sizeof(entry) &&
-		    entry & BIT_ULL(63), "The page is not mapped");
-	kvm_close(fd);
-
-	return entry & (BIT_ULL(55) - 1);
-}
-
-static void forget_mapping(u8 *mem)
-{
-	TEST_ASSERT(!madvise(mem, NR_PAGES * GMEM_PAGE_SIZE, MADV_DONTNEED),
-		    "madvise(MADV_DONTNEED) failed");
-}
-
 FIXTURE_SETUP(poison)
 {
 	if (!gmem_can_convert())
@@ -62,8 +43,8 @@ FIXTURE_SETUP(poison)
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
 
 	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 0x55);
-	self->pfn = pfn_of(self->mem + 5 * GMEM_PAGE_SIZE);
-	forget_mapping(self->mem);
+	self->pfn = gmem_pfn(self->mem + 5 * GMEM_PAGE_SIZE);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 }
 
 FIXTURE_TEARDOWN(poison)
@@ -115,18 +96,9 @@ static bool guest_gets_ehwpoison(struct kvm_vcpu *vcpu, u64 gpa)
 	return false;
 }
 
-static int try_private(int fd, u64 first, u64 nr_pages)
-{
-	if (!__gmem_set_memory_attributes(fd, first * GMEM_PAGE_SIZE,
-					  nr_pages * GMEM_PAGE_SIZE,
-					  KVM_MEMORY_ATTRIBUTE_PRIVATE, NULL))
-		return 0;
-	return errno;
-}
-
 static long make_page_5_private(void *fd)
 {
-	return try_private(*(int *)fd, 5, 1);
+	return gmem_pages_try_private(*(int *)fd, 5, 1, NULL);
 }
 
 static long punch_page_5(void *fd)
@@ -170,7 +142,7 @@ TEST_F(poison, broken_page_that_user_space_has_mapped_is_not_made_private)
 	gmem_peek(page(5));
 	break_page(self->pfn);
 
-	EXPECT_EQ(EHWPOISON, try_private(self->fd, 4, 4));
+	EXPECT_EQ(EHWPOISON, gmem_pages_try_private(self->fd, 4, 4, NULL));
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "private"));
 }
 
@@ -180,7 +152,7 @@ TEST_F(poison, hole_replaces_a_broken_page)
 	gmem_punch_pages(self->fd, 5, 1);
 
 	EXPECT_EQ(0, guest_read(self->vcpu, gpa(5)));
-	EXPECT_EQ(0, try_private(self->fd, 5, 1));
+	EXPECT_EQ(0, gmem_pages_try_private(self->fd, 5, 1, NULL));
 }
 
 /*
@@ -238,6 +210,7 @@ TEST_F(poison, page_that_breaks_after_the_check_is_private_and_broken)
 	job_start(&conversion, make_page_5_private, &self->fd);
 	ASSERT_TRUE(stall_is_reached("checked"));
 	break_page(self->pfn);
+	EXPECT_TRUE(stall_has_waiter("checked"));
 
 	stall_release("checked");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -274,6 +247,7 @@ TEST_F(poison, vcpu_that_has_found_a_page_loses_it_when_it_breaks)
 	job_start(&guest, read_in_guest, &access);
 	ASSERT_TRUE(stall_is_reached("get_pfn"));
 	break_page(self->pfn);
+	EXPECT_TRUE(stall_has_waiter("get_pfn"));
 
 	stall_release("get_pfn");
 	/* Views may be told before it maps the page, or after. */
@@ -296,6 +270,8 @@ TEST_F(poison, file_may_be_gone_before_views_are_told)
 	self->mem = NULL;
 	self->fd = -1;
 	self->vm = NULL;
+	EXPECT_TRUE(stall_has_waiter("poison"));
+
 	stall_release("poison");
 }
 
@@ -342,8 +318,7 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 			      BIG_PAGES * GMEM_PAGE_SIZE);
 		/* The hole comes to it last. */
 		last = mem + (BIG_PAGES - 1 - i) * GMEM_PAGE_SIZE;
-		gmem_peek(last);
-		pfn = pfn_of(last);
+		pfn = gmem_pfn(last);
 
 		hole.started = false;
 		job_start(&job, punch_all, &hole);

@@ -68,13 +68,6 @@ FIXTURE_TEARDOWN(race)
 #define EXPECT_SHARED(n)	EXPECT_NE(GMEM_SIGBUS, gmem_peek(page(n)))
 #define EXPECT_PRIVATE(n)	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(n)))
 
-/* The page tables of user space as they would be for a page never touched. */
-static void forget_mapping(u8 *mem)
-{
-	TEST_ASSERT(!madvise(mem, NR_PAGES * GMEM_PAGE_SIZE, MADV_DONTNEED),
-		    "madvise(MADV_DONTNEED) failed");
-}
-
 /*
  * What the jobs do
  */
@@ -158,7 +151,7 @@ TEST_F(race, fault_that_comes_too_late_is_sigbus)
 	struct range range = { self->fd, 5, 1 };
 	struct job fault;
 
-	forget_mapping(self->mem);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 	START_STALLED(&fault, "fault", poke, page(5));
 	EXPECT_EQ(0, make_private(&range));
 
@@ -172,7 +165,7 @@ TEST_F(race, page_of_a_fault_under_way_is_unmapped_by_its_conversion)
 	struct range range = { self->fd, 5, 1 };
 	struct job fault, conversion;
 
-	forget_mapping(self->mem);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 	START_STALLED(&fault, "fault_locked", poke, page(5));
 	job_start(&conversion, make_private, &range);
 	EXPECT_TRUE(job_is_blocked(&conversion));
@@ -190,7 +183,7 @@ TEST_F(race, page_of_a_fault_under_way_leaves_with_the_hole)
 	struct job fault, hole;
 
 	gmem_stamp(page(5), 5);
-	forget_mapping(self->mem);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 	START_STALLED(&fault, "fault_locked", poke, page(5));
 	job_start(&hole, punch_out, &range);
 	EXPECT_TRUE(job_is_blocked(&hole));
@@ -208,7 +201,7 @@ TEST_F(race, page_of_a_fault_around_under_way_is_unmapped_by_its_conversion)
 	struct range range = { self->fd, 6, 1 };
 	struct job fault, conversion;
 
-	forget_mapping(self->mem);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 	START_STALLED(&fault, "map_pages", peek, page(5));
 	job_start(&conversion, make_private, &range);
 	EXPECT_TRUE(job_is_blocked(&conversion));
@@ -225,7 +218,7 @@ TEST_F(race, fault_waits_for_a_conversion_and_is_sigbus)
 	struct range range = { self->fd, 5, 1 };
 	struct job fault, conversion;
 
-	forget_mapping(self->mem);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 	START_STALLED(&conversion, "checked", make_private, &range);
 	job_start(&fault, peek, page(5));
 	EXPECT_TRUE(job_is_blocked(&fault));
@@ -241,7 +234,7 @@ TEST_F(race, fault_around_of_a_neighbour_waits_for_a_conversion)
 	struct range range = { self->fd, 6, 1 };
 	struct job fault, conversion;
 
-	forget_mapping(self->mem);
+	gmem_forget_mapping(self->mem, NR_PAGES);
 	START_STALLED(&conversion, "checked", make_private, &range);
 	job_start(&fault, peek, page(5));
 	EXPECT_TRUE(job_is_blocked(&fault));
@@ -262,6 +255,7 @@ TEST_F(race, mapped_neighbour_can_be_used_during_a_conversion)
 	START_STALLED(&conversion, "checked", make_private, &range);
 	EXPECT_EQ(4, gmem_peek(page(4)));
 	EXPECT_EQ(6, gmem_peek(page(6)));
+	EXPECT_TRUE(stall_has_waiter("checked"));
 
 	stall_release("checked");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -439,6 +433,7 @@ TEST_F(race, conversion_of_a_file_that_is_closed_meanwhile_is_done)
 	START_STALLED(&conversion, "begun", make_private, &range);
 	close(self->fd);
 	self->fd = -1;
+	EXPECT_TRUE(stall_has_waiter("begun"));
 
 	stall_release("begun");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -454,6 +449,7 @@ TEST_F(race, conversion_outlives_its_vm)
 	START_STALLED(&conversion, "begun", make_private, &range);
 	kvm_vm_free(self->vm);
 	self->vm = NULL;
+	EXPECT_TRUE(stall_has_waiter("begun"));
 
 	stall_release("begun");
 	EXPECT_EQ(0, job_wait(&conversion));
@@ -510,6 +506,8 @@ TEST_F(race, process_with_a_mapping_can_end_during_a_conversion)
 
 	START_STALLED(&conversion, "begun", make_private, &range);
 	kill_and_wait(pid);
+	EXPECT_TRUE(stall_has_waiter("begun"));
+
 	stall_release("begun");
 	EXPECT_EQ(0, job_wait(&conversion));
 	EXPECT_PRIVATE(7);
@@ -524,7 +522,7 @@ TEST_F(race, process_can_be_killed_in_a_fault)
 	pid = fork();
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		forget_mapping(self->mem);
+		gmem_forget_mapping(self->mem, NR_PAGES);
 		gmem_poke(page(5), 0xaa);
 		pause();
 	}

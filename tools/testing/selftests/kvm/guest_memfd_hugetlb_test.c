@@ -358,6 +358,20 @@ TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
 	kvm_close(fd);
 }
 
+/* Whoever breaks a page has it mapped, and is told of it by a signal. */
+static void break_page(void *page)
+{
+	sigjmp_buf env;
+
+	if (sigsetjmp(env, 1))
+		return;
+
+	gmem_expect_sigbus(&env);
+	/* Says whether it has found each user; what happens is for the test. */
+	madvise(page, GMEM_PAGE_SIZE, MADV_HWPOISON);
+	WRITE_ONCE(gmem_sigbus_env, NULL);
+}
+
 /* A block of 2 MiB can be replaced afterwards. */
 TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 {
@@ -374,8 +388,7 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 
 	gmem_stamp(mem + 4 * GMEM_PAGE_SIZE, 4);
 	gmem_stamp(mem + 5 * GMEM_PAGE_SIZE, 5);
-	/* Says whether it has found each user; what happens is looked at below. */
-	madvise(mem + 5 * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, MADV_HWPOISON);
+	break_page(mem + 5 * GMEM_PAGE_SIZE);
 	EXPECT_EQ(gmem_peek(mem + 5 * GMEM_PAGE_SIZE), GMEM_SIGBUS);
 	EXPECT_TRUE(gmem_has_stamp(mem + 4 * GMEM_PAGE_SIZE, 4));
 	EXPECT_EQ(gmem_peek(mem + 6 * GMEM_PAGE_SIZE), 0);

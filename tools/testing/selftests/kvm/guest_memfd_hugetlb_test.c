@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "guest_memfd_hugetlb.h"
 #include "kselftest_harness.h"
@@ -31,6 +32,15 @@ FIXTURE_VARIANT_ADD(hugetlb, 1G) {
 	.block = SZ_1G,
 };
 
+static struct kvm_vm *create_vm(void)
+{
+#ifdef __x86_64__
+	return vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+#else
+	return vm_create_barebones();
+#endif
+}
+
 FIXTURE_SETUP(hugetlb)
 {
 	self->block = variant->block;
@@ -44,10 +54,8 @@ FIXTURE_SETUP(hugetlb)
 #ifdef __x86_64__
 	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
-	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-#else
-	self->vm = vm_create_barebones();
 #endif
+	self->vm = create_vm();
 }
 
 FIXTURE_TEARDOWN(hugetlb)
@@ -433,6 +441,118 @@ TEST_F(hugetlb, stat_tells_blocks)
 	ASSERT_EQ(fstat(fd, &stat), 0);
 	EXPECT_EQ(stat.st_blocks, self->block / 512);
 	kvm_close(fd);
+}
+
+#define CGROUP		"/sys/fs/cgroup/guest_memfd_hugetlb"
+#define CGROUP_PARENT	"/sys/fs/cgroup"
+
+static long cgroup_read(u64 block_size, const char *name)
+{
+	char path[128];
+	FILE *file;
+	long value;
+
+	snprintf(path, sizeof(path), CGROUP "/hugetlb.%s.%s",
+		 block_size == SZ_1G ? "1GB" : "2MB", name);
+	file = fopen(path, "r");
+	TEST_ASSERT(file && fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
+	fclose(file);
+	return value;
+}
+
+static void cgroup_enter(const char *cgroup)
+{
+	char path[128];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
+	file = fopen(path, "w");
+	TEST_ASSERT(file && fprintf(file, "%d", getpid()) > 0 && !fclose(file),
+		    "Cannot move to %s", cgroup);
+}
+
+TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)
+{
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+
+	fd = create(self, NR_BLOCKS);
+	EXPECT_EQ(cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
+	EXPECT_EQ(cgroup_read(self->block, "current"), 0);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_EQ(cgroup_read(self->block, "current"), self->block);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_EQ(cgroup_read(self->block, "current"), 0);
+	EXPECT_EQ(cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	EXPECT_EQ(cgroup_read(self->block, "rsvd.current"), 0);
+
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+/* The charge of a block that is split goes to the parent. */
+TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
+{
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+	fd = create(self, 1);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	cgroup_enter(CGROUP_PARENT);
+
+	EXPECT_EQ(rmdir(CGROUP), 0);
+	/* It would wait for the blocks in a worker, and so would the next one. */
+	usleep(200000);
+	EXPECT_EQ(mkdir(CGROUP, 0755), 0);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+	kvm_close(fd);
+}
+
+/* Something of everything, until it is killed. */
+static void be_busy(FIXTURE_DATA(hugetlb) *self)
+{
+	u8 *mem;
+	int fd;
+
+	/* That of the parent is only for the parent. */
+	self->vm = create_vm();
+	for (;;) {
+		fd = create(self, NR_BLOCKS);
+		mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+		gmem_poke(mem + self->block + 3 * GMEM_PAGE_SIZE, 3);
+#ifdef __x86_64__
+		gmem_pages_to_private(fd, 1, 2);
+#endif
+		mlock(mem + self->block, GMEM_PAGE_SIZE);
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+		gmem_punch_pages(fd, self->nr_pages, self->nr_pages);
+		kvm_close(fd);
+		kvm_munmap(mem, NR_BLOCKS * self->block);
+	}
+}
+
+TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 120)
+{
+	int nr = self->block == SZ_1G ? 3 : 50, i;
+	pid_t pid;
+
+	srandom(1);
+	for (i = 0; i < nr; i++) {
+		pid = fork();
+		if (!pid)
+			be_busy(self);
+		usleep(random() % (self->block == SZ_1G ? 2000000 : 60000));
+		kill(pid, SIGKILL);
+		ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+		EXPECT_POOL(0, 0);
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -88,7 +88,7 @@ static void hugetlb_split_page(struct page *page, unsigned long memcg_data)
 {
 	struct folio *folio = (struct folio *)page;
 
-	VM_BUG_ON_PAGE(atomic_read(&page->_mapcount) != -1, page);
+	VM_WARN_ON_ONCE_PAGE(atomic_read(&page->_mapcount) != -1, page);
 
 	page->flags.f &= ~PAGE_FLAGS_CHECK_AT_PREP;
 	folio->mlock_count = 0;
@@ -211,7 +211,7 @@ static unsigned long hugetlb_join_pages(struct page *head, unsigned int order)
 	for (i = 0; i < 1UL << order; i++) {
 		struct page *page = head + i;
 
-		VM_BUG_ON_PAGE(page_ref_count(page), page);
+		VM_WARN_ON_ONCE_PAGE(page_ref_count(page), page);
 		nr_broken += PageHWPoison(page);
 		page->flags.f &= keep;
 		page->private = 0;

@@ -233,6 +233,8 @@ void gmem_cache_remove(struct address_space *mapping, struct page *page,
 {
 	unsigned int i;
 
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
 	if (gmem_cache_freeze_chunk(page)) {
 		gmem_cache_remove_frozen(mapping, page, index);
 		return;

@@ -77,7 +77,7 @@ struct gmem_inode {
 	struct shared_policy policy;
 	struct gmem_pool *pool;
 	struct xarray blocks;
-	struct mutex populate_lock;
+	struct mutex populate_lock;	/* additions to blocks */
 	struct list_head views;
 	struct gmem_state state;
 	unsigned long *exposed;

@@ -65,13 +65,15 @@ FIXTURE_TEARDOWN(hugetlb)
 	EXPECT_TRUE(gmem_pool_becomes(self->block, self->before));
 }
 
-static int create(FIXTURE_DATA(hugetlb) *self, u64 nr_blocks)
+static int create_file(struct kvm_vm *vm, u64 block, u64 nr_blocks)
 {
-	return vm_create_guest_memfd(self->vm, nr_blocks * self->block,
-				     gmem_hugetlb_flag(self->block) |
+	return vm_create_guest_memfd(vm, nr_blocks * block,
+				     gmem_hugetlb_flag(block) |
 				     GUEST_MEMFD_FLAG_MMAP |
 				     GUEST_MEMFD_FLAG_INIT_SHARED);
 }
+
+#define create(self, nr_blocks) create_file((self)->vm, (self)->block, nr_blocks)
 
 /* What the pool must be, relative to before the test. */
 #define EXPECT_POOL(_free, _resv) do {					\
@@ -516,25 +518,26 @@ TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 }
 
 /* Something of everything, until it is killed. */
-static void be_busy(FIXTURE_DATA(hugetlb) *self)
+static void be_busy(u64 block)
 {
+	/* That of the parent is only for the parent. */
+	struct kvm_vm *vm = create_vm();
+	u64 nr_pages = block / GMEM_PAGE_SIZE;
 	u8 *mem;
 	int fd;
 
-	/* That of the parent is only for the parent. */
-	self->vm = create_vm();
 	for (;;) {
-		fd = create(self, NR_BLOCKS);
-		mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
-		gmem_poke(mem + self->block + 3 * GMEM_PAGE_SIZE, 3);
+		fd = create_file(vm, block, NR_BLOCKS);
+		mem = gmem_map_pages(fd, NR_BLOCKS * nr_pages);
+		gmem_poke(mem + block + 3 * GMEM_PAGE_SIZE, 3);
 #ifdef __x86_64__
 		gmem_pages_to_private(fd, 1, 2);
 #endif
-		mlock(mem + self->block, GMEM_PAGE_SIZE);
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
-		gmem_punch_pages(fd, self->nr_pages, self->nr_pages);
+		mlock(mem + block, GMEM_PAGE_SIZE);
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, block);
+		gmem_punch_pages(fd, nr_pages, nr_pages);
 		kvm_close(fd);
-		kvm_munmap(mem, NR_BLOCKS * self->block);
+		kvm_munmap(mem, NR_BLOCKS * block);
 	}
 }
 
@@ -547,7 +550,7 @@ TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 120)
 	for (i = 0; i < nr; i++) {
 		pid = fork();
 		if (!pid)
-			be_busy(self);
+			be_busy(self->block);
 		usleep(random() % (self->block == SZ_1G ? 2000000 : 60000));
 		kill(pid, SIGKILL);
 		ASSERT_EQ(waitpid(pid, NULL, 0), pid);

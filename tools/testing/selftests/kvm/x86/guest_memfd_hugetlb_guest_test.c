@@ -222,22 +222,22 @@ TEST_F(huge, hole_takes_the_block_from_the_guest)
 	EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 1, 0);
 }
 
-static void move_slot(FIXTURE_DATA(huge) *self, u64 gpa, u64 size, u64 offset)
+static void move_slot(struct kvm_vm *vm, int fd, u64 size, u64 offset)
 {
-	set_slot(self->vm, TEST_GPA, 0, -1, 0);
-	set_slot(self->vm, gpa, size, self->fd, offset);
+	set_slot(vm, TEST_GPA, 0, -1, 0);
+	set_slot(vm, TEST_GPA, size, fd, offset);
 }
 
 TEST_F(huge, memslot_at_an_offset_that_is_not_aligned_is_mapped_small)
 {
-	move_slot(self, TEST_GPA, TEST_SIZE - SZ_2M, GMEM_PAGE_SIZE);
+	move_slot(self->vm, self->fd, TEST_SIZE - SZ_2M, GMEM_PAGE_SIZE);
 	TOUCH(0, 2 * PAGES_2M);
 	EXPECT_LEAVES(0, 0, 2 * PAGES_2M);
 }
 
 TEST_F(huge, memslot_at_an_offset_of_2M_is_mapped_with_2M)
 {
-	move_slot(self, TEST_GPA, TEST_SIZE - SZ_2M, SZ_2M);
+	move_slot(self->vm, self->fd, TEST_SIZE - SZ_2M, SZ_2M);
 	TOUCH(0, 2 * PAGES_2M);
 	EXPECT_LEAVES(0, 2, 0);
 }
@@ -247,7 +247,7 @@ TEST_F(huge, memslot_that_ends_inside_a_block_is_mapped_small_there)
 {
 	u64 size = 2 * SZ_2M + 2 * GMEM_PAGE_SIZE;
 
-	move_slot(self, TEST_GPA, size, 0);
+	move_slot(self->vm, self->fd, size, 0);
 	TOUCH(0, size / GMEM_PAGE_SIZE);
 	EXPECT_LEAVES(0, 2, 2);
 }

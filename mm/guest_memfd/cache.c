@@ -195,7 +195,8 @@ static void gmem_cache_remove_frozen(struct address_space *mapping,
 	xas_lock_irq(&xas);
 	xas_store(&xas, NULL);
 	mapping->nrpages -= XA_CHUNK_SIZE;
-	lruvec_stat_mod_folio(page_folio(page), NR_FILE_PAGES, -XA_CHUNK_SIZE);
+	lruvec_stat_mod_folio(page_folio(page), NR_FILE_PAGES,
+			      -(long)XA_CHUNK_SIZE);
 	xas_unlock_irq(&xas);
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)

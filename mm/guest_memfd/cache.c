@@ -19,6 +19,13 @@
 #define GMEM_CACHE_FLAGS	(BIT(PG_uptodate) | BIT(PG_dirty) | \
 				 BIT(PG_lru) | BIT(PG_unevictable))
 
+/* All pages here are order-0 folios: there is no head to look for. */
+static struct folio *gmem_cache_folio(struct page *page)
+{
+	VM_WARN_ON_ONCE_PAGE(PageTail(page), page);
+	return (struct folio *)page;
+}
+
 /* Nobody reclaims from the unevictable list: it is only a number. */
 static void gmem_cache_count_lru(struct folio *folio, long nr_pages)
 {
@@ -38,7 +45,7 @@ static void gmem_cache_prepare(struct address_space *mapping, struct page *page,
 	unsigned int i;
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++) {
-		struct folio *folio = page_folio(page + i);
+		struct folio *folio = gmem_cache_folio(page + i);
 
 		folio->mapping = mapping;
 		folio->index = index + i;
@@ -51,7 +58,7 @@ static void gmem_cache_unprepare(struct page *page)
 	unsigned int i;
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++) {
-		struct folio *folio = page_folio(page + i);
+		struct folio *folio = gmem_cache_folio(page + i);
 
 		folio->flags.f &= ~GMEM_CACHE_FLAGS;
 		folio->mapping = NULL;
@@ -68,7 +75,7 @@ static int gmem_cache_store(struct address_space *mapping, struct page *page,
 		xas_store_leaf(&xas, page, sizeof(*page));
 		if (!xas_error(&xas)) {
 			mapping->nrpages += XA_CHUNK_SIZE;
-			lruvec_stat_mod_folio(page_folio(page), NR_FILE_PAGES,
+			lruvec_stat_mod_folio(gmem_cache_folio(page), NR_FILE_PAGES,
 					      XA_CHUNK_SIZE);
 		}
 		xas_unlock_irq(&xas);
@@ -103,9 +110,9 @@ int gmem_cache_add(struct address_space *mapping, struct page *page,
 	}
 
 	/* Before the first can be taken off the list again. */
-	gmem_cache_count_lru(page_folio(page), XA_CHUNK_SIZE);
+	gmem_cache_count_lru(gmem_cache_folio(page), XA_CHUNK_SIZE);
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
-		folio_ref_unfreeze(page_folio(page + i),
+		folio_ref_unfreeze(gmem_cache_folio(page + i),
 				   1 + GMEM_BLOCK_REFS);
 	return 0;
 }
@@ -124,7 +131,7 @@ static void gmem_cache_leave_lru(struct folio *folio)
  * A folio that has left the page cache and is frozen loses what it had there.
  * Return how many pages the unevictable list has lost.
  */
-static unsigned int gmem_cache_clean(struct folio *folio)
+static unsigned int gmem_cache_clean_odd(struct folio *folio)
 {
 	unsigned int nr_lru = 0;
 
@@ -143,6 +150,21 @@ static unsigned int gmem_cache_clean(struct folio *folio)
 			    BIT(PG_referenced) | BIT(PG_workingset));
 	folio->mapping = NULL;
 	return nr_lru;
+}
+
+static unsigned int gmem_cache_clean(struct folio *folio)
+{
+	const unsigned long unchanged = BIT(PG_lru) | BIT(PG_unevictable);
+	const unsigned long odd = BIT(PG_mlocked) | BIT(PG_active) |
+				  BIT(PG_referenced) | BIT(PG_workingset);
+
+	/* As it came, which nearly all are. */
+	if (unlikely((folio->flags.f & (unchanged | odd)) != unchanged))
+		return gmem_cache_clean_odd(folio);
+
+	folio->flags.f &= ~GMEM_CACHE_FLAGS;
+	folio->mapping = NULL;
+	return 1;
 }
 
 /*
@@ -165,14 +187,14 @@ static bool gmem_cache_freeze_chunk(struct page *page)
 	unsigned int i;
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
-		if (!gmem_cache_freeze_folio(page_folio(page + i),
+		if (!gmem_cache_freeze_folio(gmem_cache_folio(page + i),
 					     1 + GMEM_BLOCK_REFS))
 			break;
 	if (i == XA_CHUNK_SIZE)
 		return true;
 
 	while (i--)
-		folio_ref_unfreeze(page_folio(page + i), 1 + GMEM_BLOCK_REFS);
+		folio_ref_unfreeze(gmem_cache_folio(page + i), 1 + GMEM_BLOCK_REFS);
 	return false;
 }
 
@@ -182,7 +204,7 @@ static void gmem_cache_free_folio(struct address_space *mapping,
 	unsigned int i;
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
-		mapping->a_ops->free_folio(page_folio(page + i));
+		mapping->a_ops->free_folio(gmem_cache_folio(page + i));
 }
 
 /* None of them has another user, so none is mapped. */
@@ -195,13 +217,13 @@ static void gmem_cache_remove_frozen(struct address_space *mapping,
 	xas_lock_irq(&xas);
 	xas_store(&xas, NULL);
 	mapping->nrpages -= XA_CHUNK_SIZE;
-	lruvec_stat_mod_folio(page_folio(page), NR_FILE_PAGES,
+	lruvec_stat_mod_folio(gmem_cache_folio(page), NR_FILE_PAGES,
 			      -(long)XA_CHUNK_SIZE);
 	xas_unlock_irq(&xas);
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
-		nr_lru += gmem_cache_clean(page_folio(page + i));
-	gmem_cache_count_lru(page_folio(page), -(long)nr_lru);
+		nr_lru += gmem_cache_clean(gmem_cache_folio(page + i));
+	gmem_cache_count_lru(gmem_cache_folio(page), -(long)nr_lru);
 
 	if (mapping->a_ops->free_folio)
 		gmem_cache_free_folio(mapping, page);
@@ -224,12 +246,11 @@ static void gmem_cache_remove_folio(struct address_space *mapping,
  * @page: the first of XA_CHUNK_SIZE pages, as gmem_cache_add() has left them
  * @index: where they are
  *
- * Those that nobody else holds are frozen afterwards, if they all are; else
- * each has the reference of the block, and whatever others have.
- *
  * Context: invalidate_lock held for write, the range was unmapped; may sleep.
+ * Return: true if nobody else held any of them, and all are frozen; else each
+ * has the reference of the block, and whatever others have.
  */
-void gmem_cache_remove(struct address_space *mapping, struct page *page,
+bool gmem_cache_remove(struct address_space *mapping, struct page *page,
 		       pgoff_t index)
 {
 	unsigned int i;
@@ -238,11 +259,12 @@ void gmem_cache_remove(struct address_space *mapping, struct page *page,
 
 	if (gmem_cache_freeze_chunk(page)) {
 		gmem_cache_remove_frozen(mapping, page, index);
-		return;
+		return true;
 	}
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
-		gmem_cache_remove_folio(mapping, page_folio(page + i));
+		gmem_cache_remove_folio(mapping, gmem_cache_folio(page + i));
+	return false;
 }
 
 /**
@@ -256,7 +278,7 @@ void gmem_cache_remove(struct address_space *mapping, struct page *page,
  */
 bool gmem_cache_reclaim(struct page *page)
 {
-	struct folio *folio = page_folio(page);
+	struct folio *folio = gmem_cache_folio(page);
 
 	/* Only who has the block can have frozen it. */
 	if (!folio_ref_count(folio))

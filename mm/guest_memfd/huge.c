@@ -479,8 +479,11 @@ static void gmem_block_empty(struct gmem_inode *gi, struct gmem_block *block)
 	unsigned long i;
 
 	for (i = 0; i < block->nr_cached; i += XA_CHUNK_SIZE) {
-		gmem_cache_remove(mapping, block->split.page + i,
-				  block->index + i);
+		/* Those up to the first that is not frozen need no second look. */
+		if (gmem_cache_remove(mapping, block->split.page + i,
+				      block->index + i) &&
+		    block->nr_frozen == i)
+			block->nr_frozen += XA_CHUNK_SIZE;
 		cond_resched();
 	}
 }

@@ -87,6 +87,10 @@ static int gmem_populate(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 		if (signal_pending(current))
 			return -EINTR;
 
+		/* A unit is part of one block, and all of that comes at once. */
+		if (gi->pool)
+			return gmem_huge_populate(gi, index);
+
 		folio = gmem_block_get_folio(gi, index);
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);

@@ -162,7 +162,7 @@ static inline void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start,
 /* cache.c */
 int gmem_cache_add(struct address_space *mapping, struct page *page,
 		   pgoff_t index);
-void gmem_cache_remove(struct address_space *mapping, struct page *page,
+bool gmem_cache_remove(struct address_space *mapping, struct page *page,
 		       pgoff_t index);
 bool gmem_cache_reclaim(struct page *page);
 

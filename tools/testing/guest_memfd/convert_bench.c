@@ -52,177 +52,18 @@
  * Without them two boots agree to the digit.
  */
 #define _GNU_SOURCE
-#include <err.h>
-#include <fcntl.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
-#include <linux/falloc.h>
-#include <linux/kvm.h>
-#include <linux/types.h>
+#include "bench.h"
 
-#define ROUNDS		15
-#define PAGE		0x1000UL
-#define SZ_2M		0x200000UL
-#define SZ_1T		0x10000000000UL
 #define NR_PAGES	(SZ_2M / PAGE)
-#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
-static int kvm;
 /* For convert-2m; convert-scale has VMs of its own. */
-static int vm, vcpu;
-static struct kvm_run *run;
+static struct vm vm;
 
-static int xioctl(int fd, unsigned long request, void *arg, const char *name)
+static void guest_writes_2m(__u64 gpa)
 {
-	int ret = ioctl(fd, request, arg);
-
-	if (ret < 0)
-		err(2, "%s", name);
-	return ret;
-}
-
-#define IOCTL(fd, request, arg)	\
-	xioctl(fd, request, (void *)(unsigned long)(arg), #request)
-
-/*
- * Instructions
- */
-
-static unsigned long clock_cost;
-
-/* CLOCK_MONOTONIC is made of it, but rounds. */
-static unsigned long now(void)
-{
-	return __builtin_ia32_rdtsc();
-}
-
-static unsigned long since(unsigned long begin)
-{
-	return now() - begin - clock_cost;
-}
-
-static unsigned long least(unsigned long a, unsigned long b)
-{
-	return a < b ? a : b;
-}
-
-static unsigned long time_loop(unsigned long count)
-{
-	unsigned long begin = now();
-
-	asm volatile("1: dec %0; jnz 1b" : "+r" (count));
-	return since(begin);
-}
-
-static void start_clock(void)
-{
-	unsigned long empty = ~0UL, loop = ~0UL, begin;
-	int i;
-
-	for (i = 0; i < ROUNDS; i++) {
-		begin = now();
-		empty = least(empty, now() - begin);
-	}
-	clock_cost = empty;
-
-	for (i = 0; i < ROUNDS; i++)
-		loop = least(loop, time_loop(10000));
-	if (loop < 19800 || loop > 20200)
-		errx(2, "20000 instructions took %lu: this is not rig/boot --icount",
-		     loop);
-}
-
-/*
- * The VM: one vCPU in 32-bit mode without paging, whose program writes a byte
- * to each page of [%esi, %edi) and halts.
- */
-
-static void *map(unsigned long size, int flags, int fd)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-
-	if (p == MAP_FAILED)
-		err(2, "mmap");
-	return p;
-}
-
-static void add_slot(int to, __u64 gpa, __u64 size, void *shared, int gmem)
-{
-	static unsigned int next;
-	struct kvm_userspace_memory_region2 slot = {
-		.slot = next++,
-		.flags = gmem < 0 ? 0 : KVM_MEM_GUEST_MEMFD,
-		.guest_phys_addr = gpa,
-		.memory_size = size,
-		.userspace_addr = (unsigned long)shared,
-		.guest_memfd = gmem < 0 ? 0 : gmem,
-	};
-
-	IOCTL(to, KVM_SET_USER_MEMORY_REGION2, &slot);
-}
-
-static int create_gmem(int of, __u64 size, __u64 flags)
-{
-	struct kvm_create_guest_memfd create = { .size = size, .flags = flags };
-
-	return IOCTL(of, KVM_CREATE_GUEST_MEMFD, &create);
-}
-
-static void create_vm(void)
-{
-	static const unsigned char program[] = {
-		0xc6, 0x06, 0x01,			/* 1: movb $1, (%esi) */
-		0x81, 0xc6, 0x00, 0x10, 0x00, 0x00,	/* add $0x1000, %esi */
-		0x39, 0xfe,				/* cmp %edi, %esi */
-		0x72, 0xf3,				/* jb 1b */
-		0xf4,					/* hlt */
-	};
-	struct kvm_segment flat = {
-		.selector = 8, .limit = ~0U, .type = 3, .present = 1, .s = 1,
-		.db = 1, .g = 1,
-	};
-	struct kvm_sregs sregs;
-	void *code;
-
-	vm = IOCTL(kvm, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
-	vcpu = IOCTL(vm, KVM_CREATE_VCPU, 0);
-	run = map(IOCTL(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), MAP_SHARED, vcpu);
-
-	code = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	memcpy(code, program, sizeof(program));
-	add_slot(vm, 0, PAGE, code, -1);
-
-	IOCTL(vcpu, KVM_GET_SREGS, &sregs);
-	sregs.ds = flat;
-	sregs.es = flat;
-	sregs.ss = flat;
-	sregs.cs = flat;
-	sregs.cs.type = 11;
-	sregs.cr0 = 0x11;
-	IOCTL(vcpu, KVM_SET_SREGS, &sregs);
-}
-
-static void guest_writes(__u64 gpa)
-{
-	struct kvm_regs regs = {
-		.rsi = gpa, .rdi = gpa + SZ_2M, .rflags = 2,
-	};
-
-	IOCTL(vcpu, KVM_SET_REGS, &regs);
-	IOCTL(vcpu, KVM_RUN, 0);
-	if (run->exit_reason != KVM_EXIT_HLT)
-		errx(2, "guest: exit reason %u", run->exit_reason);
-	IOCTL(vcpu, KVM_GET_REGS, &regs);
-	if (regs.rsi != gpa + SZ_2M)
-		errx(2, "guest: stopped at %#llx", regs.rsi);
+	guest_writes(&vm, gpa, SZ_2M);
 }
 
 /* The same faults, without a guest that makes them. */
@@ -231,7 +72,7 @@ static void guest_prefaults(__u64 gpa)
 	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = SZ_2M };
 
 	while (range.size)
-		IOCTL(vcpu, KVM_PRE_FAULT_MEMORY, &range);
+		IOCTL(vm.vcpu, KVM_PRE_FAULT_MEMORY, &range);
 }
 
 static void host_writes(char *shared)
@@ -253,17 +94,6 @@ static void host_reads(char *shared)
 /*
  * The ways to convert
  */
-
-static void convert(int gmem, __u64 offset, __u64 size, __u64 attributes)
-{
-	struct kvm_memory_attributes2 attrs = {
-		.offset = offset,
-		.size = size,
-		.attributes = attributes,
-	};
-
-	IOCTL(gmem, KVM_SET_MEMORY_ATTRIBUTES2, &attrs);
-}
 
 struct way {
 	const char *name;
@@ -299,7 +129,7 @@ static void set_vm_attributes(__u64 gpa, __u64 attributes)
 		.attributes = attributes,
 	};
 
-	IOCTL(vm, KVM_SET_MEMORY_ATTRIBUTES, &attrs);
+	IOCTL(vm.fd, KVM_SET_MEMORY_ATTRIBUTES, &attrs);
 }
 
 static void swap_to_private(const struct way *way)
@@ -334,80 +164,30 @@ static void set_up_ways(void)
 {
 	void *anonymous;
 
-	IN_PLACE->gmem = create_gmem(vm, SZ_2M, GUEST_MEMFD_FLAG_MMAP |
+	IN_PLACE->gmem = create_gmem(vm.fd, SZ_2M, GUEST_MEMFD_FLAG_MMAP |
 				     GUEST_MEMFD_FLAG_INIT_SHARED);
 	IN_PLACE->shared = map(SZ_2M, MAP_SHARED, IN_PLACE->gmem);
-	add_slot(vm, IN_PLACE->gpa, SZ_2M, IN_PLACE->shared, IN_PLACE->gmem);
+	add_slot(vm.fd, IN_PLACE->gpa, SZ_2M, IN_PLACE->shared, IN_PLACE->gmem);
 
-	MEMFD->gmem = create_gmem(vm, SZ_2M, 0);
+	MEMFD->gmem = create_gmem(vm.fd, SZ_2M, 0);
 	MEMFD->memfd = memfd_create("shared", 0);
 	if (MEMFD->memfd < 0 || ftruncate(MEMFD->memfd, SZ_2M))
 		err(2, "memfd");
 	MEMFD->shared = map(SZ_2M, MAP_SHARED, MEMFD->memfd);
-	add_slot(vm, MEMFD->gpa, SZ_2M, MEMFD->shared, MEMFD->gmem);
+	add_slot(vm.fd, MEMFD->gpa, SZ_2M, MEMFD->shared, MEMFD->gmem);
 
 	/* Aligned as well as a guest would have it; pages of 4 KiB. */
 	anonymous = map(2 * SZ_2M, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	ANONYMOUS->shared = (void *)(((uintptr_t)anonymous + SZ_2M - 1) &
 				     ~(SZ_2M - 1));
 	madvise(anonymous, 2 * SZ_2M, MADV_NOHUGEPAGE);
-	ANONYMOUS->gmem = create_gmem(vm, SZ_2M, 0);
-	add_slot(vm, ANONYMOUS->gpa, SZ_2M, ANONYMOUS->shared, ANONYMOUS->gmem);
+	ANONYMOUS->gmem = create_gmem(vm.fd, SZ_2M, 0);
+	add_slot(vm.fd, ANONYMOUS->gpa, SZ_2M, ANONYMOUS->shared, ANONYMOUS->gmem);
 }
 
 /*
  * convert-2m
  */
-
-/* What the kernel has for clear_page() on this CPU, see clear_pages(). */
-static unsigned long zero_page_cost(const char **how)
-{
-	unsigned long begin, cost = ~0UL, len;
-	char line[8192], *flags = NULL;
-	void *page = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1), *p;
-	FILE *f = fopen("/proc/cpuinfo", "r");
-	int i;
-
-	while (f && !flags && fgets(line, sizeof(line), f))
-		if (!strncmp(line, "flags", 5))
-			flags = line;
-	if (!flags)
-		errx(2, "no flags in /proc/cpuinfo");
-	fclose(f);
-	*how = strstr(flags, " erms") ? "rep stosb" :
-	       strstr(flags, " rep_good") ? "rep stosq" : "unrolled";
-
-	for (i = 0; i < ROUNDS; i++) {
-		len = PAGE;
-		p = page;
-		begin = now();
-		if (**how == 'u')
-			asm volatile("shr $6, %0\n"
-				     "1: dec %0\n"
-				     "mov %2, (%1)\n"
-				     "mov %2, 8(%1)\n"
-				     "mov %2, 16(%1)\n"
-				     "mov %2, 24(%1)\n"
-				     "mov %2, 32(%1)\n"
-				     "mov %2, 40(%1)\n"
-				     "mov %2, 48(%1)\n"
-				     "mov %2, 56(%1)\n"
-				     "lea 64(%1), %1\n"
-				     "jnz 1b\n"
-				     : "+c" (len), "+D" (p) : "a" (0UL)
-				     : "cc", "memory");
-		else if ((*how)[8] == 'q')
-			asm volatile("shr $3, %0; rep stosq"
-				     : "+c" (len), "+D" (p) : "a" (0UL)
-				     : "cc", "memory");
-		else
-			asm volatile("rep stosb"
-				     : "+c" (len), "+D" (p) : "a" (0UL)
-				     : "cc", "memory");
-		cost = least(cost, since(begin));
-	}
-	return cost;
-}
 
 /* How a range is used after it was converted. */
 struct use {
@@ -418,9 +198,9 @@ struct use {
 
 /* The first is that of the key. */
 static const struct use uses[] = {
-	{ "", guest_writes, host_writes },
+	{ "", guest_writes_2m, host_writes },
 	{ " (guest: KVM_PRE_FAULT_MEMORY)", guest_prefaults, host_writes },
-	{ " (host: reads)", guest_writes, host_reads },
+	{ " (host: reads)", guest_writes_2m, host_reads },
 };
 
 /* As in the table at the top. */
@@ -452,7 +232,7 @@ static void one_round(const struct way *way, const struct use *use,
 	unsigned long begin, faults;
 
 	host_writes(way->shared);
-	guest_writes(way->gpa);
+	guest_writes(&vm, way->gpa, SZ_2M);
 	faults = minor_faults();
 
 	begin = now();
@@ -493,13 +273,6 @@ static void print_cost(const struct way *way, const struct use *use,
 	       cost->to_shared, cost->host_uses, cost->host_faults, sum(cost));
 }
 
-static void print_key(const char *key, unsigned long ours, unsigned long peer,
-		      double ratio, const char *goal, bool met)
-{
-	printf("%s %lu %lu %.2fx %s %s\n", key, ours, peer, ratio, goal,
-	       met ? "MET" : "MISSED");
-}
-
 static bool convert_2m(void)
 {
 	struct cost cost[ARRAY_SIZE(uses)][ARRAY_SIZE(ways)];
@@ -509,7 +282,7 @@ static bool convert_2m(void)
 	double ratio;
 
 	zeroing = zero_page_cost(&how);
-	create_vm();
+	vm = create_vm();
 	set_up_ways();
 
 	/* Printing makes interrupts, so later. */

@@ -518,7 +518,7 @@ TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 }
 
 /* Something of everything, until it is killed. */
-static void be_busy(u64 block)
+static void be_busy(u64 block, int ready_fd)
 {
 	/* That of the parent is only for the parent. */
 	struct kvm_vm *vm = create_vm();
@@ -526,6 +526,7 @@ static void be_busy(u64 block)
 	u8 *mem;
 	int fd;
 
+	TEST_ASSERT(write(ready_fd, "", 1) == 1, "write() failed");
 	for (;;) {
 		fd = create_file(vm, block, NR_BLOCKS);
 		mem = gmem_map_pages(fd, NR_BLOCKS * nr_pages);
@@ -544,13 +545,18 @@ static void be_busy(u64 block)
 TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 120)
 {
 	int nr = self->block == SZ_1G ? 3 : 50, i;
+	int ready[2];
 	pid_t pid;
+	char c;
 
 	srandom(1);
+	ASSERT_EQ(pipe(ready), 0);
 	for (i = 0; i < nr; i++) {
 		pid = fork();
 		if (!pid)
-			be_busy(self->block);
+			be_busy(self->block, ready[1]);
+		/* KVM_CREATE_VM warns if it is killed: sev_guest() misses a lock. */
+		ASSERT_EQ(read(ready[0], &c, 1), 1);
 		usleep(random() % (self->block == SZ_1G ? 2000000 : 60000));
 		kill(pid, SIGKILL);
 		ASSERT_EQ(waitpid(pid, NULL, 0), pid);

@@ -165,25 +165,26 @@ int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split)
 	if (!hugetlb_freeze_folio(folio))
 		return -EBUSY;
 
-	err = hugetlb_vmemmap_restore_folio(h, folio);
-	if (err) {
-		folio_ref_unfreeze(folio, 1);
-		return err;
-	}
-
 	/* Before a charge changes who the statistics are of. */
 	lruvec_stat_mod_folio(folio, NR_HUGETLB, -folio_nr_pages(folio));
 	split->uncharge = !folio_memcg_charged(folio);
-	if (split->uncharge)
+	if (split->uncharge) {
 		err = hugetlb_charge_root(folio);
-	if (err) {
-		lruvec_stat_mod_folio(folio, NR_HUGETLB, folio_nr_pages(folio));
-		hugetlb_vmemmap_optimize_folio(h, folio);
-		folio_ref_unfreeze(folio, 1);
-		return err;
+		if (err)
+			goto err_stat;
 	}
 
+	err = hugetlb_vmemmap_restore_folio(h, folio);
+	if (err)
+		goto err_uncharge;
+
 	spin_lock_irq(&hugetlb_lock);
+	/* Broken meanwhile: memory_failure() knows it as a hugetlb folio. */
+	if (folio_test_hwpoison(folio)) {
+		spin_unlock_irq(&hugetlb_lock);
+		err = -EBUSY;
+		goto err_uncharge;
+	}
 	split->h = h;
 	split->page = &folio->page;
 	split->spool = hugetlb_folio_subpool(folio);
@@ -197,6 +198,15 @@ int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split)
 
 	hugetlb_split_pages(folio);
 	return 0;
+
+	/* Struct pages that are there again stay: nobody may replace them now. */
+err_uncharge:
+	if (split->uncharge)
+		mem_cgroup_uncharge(folio);
+err_stat:
+	lruvec_stat_mod_folio(folio, NR_HUGETLB, folio_nr_pages(folio));
+	folio_ref_unfreeze(folio, 1);
+	return err;
 }
 
 /* Return how many of the pages are broken. */
@@ -228,9 +238,11 @@ static unsigned long hugetlb_join_pages(struct page *head, unsigned int order)
 /* From now on the folio knows which of its pages are broken, not they. */
 static void hugetlb_join_broken(struct folio *folio, unsigned long nr_broken)
 {
-	struct page *page = &folio->page;
+	unsigned long i, nr_pages = folio_nr_pages(folio);
 
-	for (; nr_broken; page++) {
+	for (i = 0; nr_broken && i < nr_pages; i++) {
+		struct page *page = folio_page(folio, i);
+
 		if (!TestClearPageHWPoison(page))
 			continue;
 		nr_broken--;
@@ -259,7 +271,11 @@ void hugetlb_join_folio(struct hugetlb_split *split)
 	if (split->uncharge)
 		mem_cgroup_uncharge(folio);
 	init_new_hugetlb_folio(folio);
+	folio_change_private(folio, split->private);
 	lruvec_stat_mod_folio(folio, NR_HUGETLB, folio_nr_pages(folio));
+	/* Replaces the struct page of the head: before it is on any list. */
+	if (!nr_broken)
+		hugetlb_vmemmap_optimize_folio(h, folio);
 
 	spin_lock_irq(&hugetlb_lock);
 	list_del(&split->node);
@@ -267,13 +283,10 @@ void hugetlb_join_folio(struct hugetlb_split *split)
 	hugetlb_set_folio_subpool(folio, split->spool);
 	set_hugetlb_cgroup(folio, split->cgroup);
 	set_hugetlb_cgroup_rsvd(folio, split->cgroup_rsvd);
-	folio_change_private(folio, split->private);
 	spin_unlock_irq(&hugetlb_lock);
 
 	if (nr_broken)
 		hugetlb_join_broken(folio, nr_broken);
-	else
-		hugetlb_vmemmap_optimize_folio(h, folio);
 
 	folio_ref_unfreeze(folio, 1);
 	folio_put(folio);

@@ -609,6 +609,7 @@ static void gmem_evict_blocks(struct gmem_inode *gi)
 	filemap_invalidate_lock(mapping);
 	gmem_block_remove(gi, 0, gmem_nr_pages(gi));
 	filemap_invalidate_unlock(mapping);
+	xa_destroy(&gi->blocks);
 	gmem_pool_put(gi->pool);
 }
 

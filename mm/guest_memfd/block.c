@@ -93,7 +93,8 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 	 */
 	if (!folio_test_dirty(folio)) {
 		folio_mark_dirty(folio);
-		trace_guest_memfd_allocate(&gi->vfs_inode, folio);
+		trace_guest_memfd_allocate(gi->vfs_inode.i_ino, index,
+					   &folio->page, 0);
 	}
 	return folio;
 }

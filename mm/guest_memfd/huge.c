@@ -7,7 +7,6 @@
  * back when its range is punched or the inode goes away.  As long as somebody
  * still uses one of its pages, it waits for that, even without an inode.
  */
-#include <linux/delay.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/mempolicy.h>

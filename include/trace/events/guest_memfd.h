@@ -75,32 +75,8 @@ TRACE_EVENT(guest_memfd_free,
 	TP_printk("ino=%llu nr_pages=%lu", __entry->ino, __entry->nr_pages)
 );
 
-TRACE_EVENT(guest_memfd_allocate,
-
-	TP_PROTO(const struct inode *inode, const struct folio *folio),
-
-	TP_ARGS(inode, folio),
-
-	TP_STRUCT__entry(
-		__field(u64, ino)
-		__field(pgoff_t, index)
-		__field(unsigned long, pfn)
-		__field(unsigned int, order)
-	),
-
-	TP_fast_assign(
-		__entry->ino = inode->i_ino;
-		__entry->index = folio->index;
-		__entry->pfn = folio_pfn(folio);
-		__entry->order = folio_order(folio);
-	),
-
-	TP_printk("ino=%llu index=%lu pfn=0x%lx order=%u", __entry->ino,
-		  __entry->index, __entry->pfn, __entry->order)
-);
-
-/* Of a block; the inode may be gone when it is joined. */
-DECLARE_EVENT_CLASS(guest_memfd_block,
+/* Memory comes or goes; the inode may be gone when a block is joined. */
+DECLARE_EVENT_CLASS(guest_memfd_memory,
 
 	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
 		 unsigned int order),
@@ -125,13 +101,19 @@ DECLARE_EVENT_CLASS(guest_memfd_block,
 		  __entry->index, __entry->pfn, __entry->order)
 );
 
-DEFINE_EVENT(guest_memfd_block, guest_memfd_split,
+DEFINE_EVENT(guest_memfd_memory, guest_memfd_allocate,
 	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
 		 unsigned int order),
 	TP_ARGS(ino, index, page, order)
 );
 
-DEFINE_EVENT(guest_memfd_block, guest_memfd_join,
+DEFINE_EVENT(guest_memfd_memory, guest_memfd_split,
+	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
+		 unsigned int order),
+	TP_ARGS(ino, index, page, order)
+);
+
+DEFINE_EVENT(guest_memfd_memory, guest_memfd_join,
 	TP_PROTO(u64 ino, pgoff_t index, const struct page *page,
 		 unsigned int order),
 	TP_ARGS(ino, index, page, order)

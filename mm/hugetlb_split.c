@@ -187,7 +187,6 @@ int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split)
 	}
 	split->h = h;
 	split->page = &folio->page;
-	split->spool = hugetlb_folio_subpool(folio);
 	split->cgroup = hugetlb_cgroup_from_folio(folio);
 	split->cgroup_rsvd = hugetlb_cgroup_from_folio_rsvd(folio);
 	split->private = folio_get_private(folio);
@@ -209,13 +208,36 @@ err_stat:
 	return err;
 }
 
+#ifdef CONFIG_MEMCG
+/* memory_failure() uncharges the page: then there is no whole to charge. */
+static void hugetlb_join_memcg(struct page *head, unsigned int order)
+{
+	unsigned long i, nr_pages = 1UL << order;
+
+	for (i = 1; i < nr_pages; i++)
+		if (head[i].memcg_data != head->memcg_data)
+			break;
+	if (i == nr_pages) {
+		folio_join_memcg_refs(page_folio(head), order);
+		return;
+	}
+
+	for (i = 0; i < nr_pages; i++)
+		mem_cgroup_uncharge(page_folio(head + i));
+}
+#else
+static void hugetlb_join_memcg(struct page *head, unsigned int order)
+{
+}
+#endif
+
 /* Return how many of the pages are broken. */
 static unsigned long hugetlb_join_pages(struct page *head, unsigned int order)
 {
 	const unsigned long keep = ~(PAGE_FLAGS_CHECK_AT_PREP & ~__PG_HWPOISON);
 	unsigned long i, nr_broken = 0;
 
-	folio_join_memcg_refs(page_folio(head), order);
+	hugetlb_join_memcg(head, order);
 	pgalloc_tag_join(page_folio(head), order);
 
 	for (i = 0; i < 1UL << order; i++) {
@@ -253,15 +275,17 @@ static void hugetlb_join_broken(struct folio *folio, unsigned long nr_broken)
 /**
  * hugetlb_join_folio() - put a hugetlb folio together again and give it back
  * @split: as hugetlb_split_folio() has left it
+ * @spool: the subpool whose reservation it takes with it, or NULL
  *
- * All pages are frozen and out of every list, mapping and LRU.  The folio goes
- * back to where it came from, with the reservation if it was reserved.  If some
- * of its pages are broken it is dissolved: the others go to the buddy allocator,
- * or the whole folio stays in the pool and is not taken again.
+ * All pages are frozen and out of every list, mapping and LRU.  If some of them
+ * are broken the folio is dissolved: the others go to the buddy allocator, or
+ * the whole folio stays in the pool and is not taken again.
  *
- * Context: process context, may sleep.
+ * Context: process context, may sleep; between memory_failure_tryhold(), from
+ * before the pages were frozen, and memory_failure_release().
  */
-void hugetlb_join_folio(struct hugetlb_split *split)
+void hugetlb_join_folio(struct hugetlb_split *split,
+			struct hugepage_subpool *spool)
 {
 	struct hstate *h = split->h;
 	struct folio *folio = page_folio(split->page);
@@ -280,7 +304,7 @@ void hugetlb_join_folio(struct hugetlb_split *split)
 	spin_lock_irq(&hugetlb_lock);
 	list_del(&split->node);
 	list_add(&folio->lru, &h->hugepage_activelist);
-	hugetlb_set_folio_subpool(folio, split->spool);
+	hugetlb_set_folio_subpool(folio, spool);
 	set_hugetlb_cgroup(folio, split->cgroup);
 	set_hugetlb_cgroup_rsvd(folio, split->cgroup_rsvd);
 	spin_unlock_irq(&hugetlb_lock);

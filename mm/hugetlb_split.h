@@ -25,7 +25,6 @@ struct page;
  * @node: on the hstate's list of split folios, protected by hugetlb_lock
  * @h: the hstate
  * @page: the first page
- * @spool: the subpool that it goes back to, or NULL
  * @cgroup: hugetlb cgroup that it is charged to, protected by hugetlb_lock:
  *	the parent takes over when a cgroup goes offline
  * @cgroup_rsvd: hugetlb cgroup that its reservation is charged to, ditto
@@ -37,7 +36,6 @@ struct hugetlb_split {
 	struct list_head node;
 	struct hstate *h;
 	struct page *page;
-	struct hugepage_subpool *spool;
 	struct hugetlb_cgroup *cgroup;
 	struct hugetlb_cgroup *cgroup_rsvd;
 	void *private;
@@ -48,6 +46,7 @@ struct folio *hugetlb_take_folio(struct hstate *h,
 				 struct hugepage_subpool *spool,
 				 struct mempolicy_interpreted *mpoli);
 int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split);
-void hugetlb_join_folio(struct hugetlb_split *split);
+void hugetlb_join_folio(struct hugetlb_split *split,
+			struct hugepage_subpool *spool);
 
 #endif /* _MM_HUGETLB_SPLIT_H */

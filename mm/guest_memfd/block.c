@@ -60,7 +60,8 @@ static struct folio *gmem_block_get_huge(struct gmem_inode *gi, pgoff_t index)
  * Those of a block come zeroed.
  *
  * Context: invalidate_lock held, at least shared; may sleep.
- * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM).
+ * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM), or with
+ * huge pages ERR_PTR(-ENOSPC), see gmem_huge_populate().
  */
 struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 {

@@ -65,6 +65,19 @@ static void gmem_cache_unprepare(struct page *page)
 	}
 }
 
+static void gmem_cache_unfreeze(struct page *page, unsigned int nr_pages)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_pages; i++)
+		folio_ref_unfreeze(gmem_cache_folio(page + i),
+				   1 + GMEM_BLOCK_REFS);
+}
+
+/*
+ * Who finds a frozen page in the page cache looks again until it is not, so it
+ * is only there with i_pages locked and interrupts off.
+ */
 static int gmem_cache_store(struct address_space *mapping, struct page *page,
 			    pgoff_t index)
 {
@@ -77,6 +90,7 @@ static int gmem_cache_store(struct address_space *mapping, struct page *page,
 			mapping->nrpages += XA_CHUNK_SIZE;
 			lruvec_stat_mod_folio(gmem_cache_folio(page), NR_FILE_PAGES,
 					      XA_CHUNK_SIZE);
+			gmem_cache_unfreeze(page, XA_CHUNK_SIZE);
 		}
 		xas_unlock_irq(&xas);
 	} while (xas_nomem(&xas, mapping_gfp_mask(mapping) & GFP_RECLAIM_MASK));
@@ -99,22 +113,18 @@ static int gmem_cache_store(struct address_space *mapping, struct page *page,
 int gmem_cache_add(struct address_space *mapping, struct page *page,
 		   pgoff_t index)
 {
-	unsigned int i;
 	int err;
 
 	gmem_cache_prepare(mapping, page, index);
-	err = gmem_cache_store(mapping, page, index);
-	if (err) {
-		gmem_cache_unprepare(page);
-		return err;
-	}
-
 	/* Before the first can be taken off the list again. */
 	gmem_cache_count_lru(gmem_cache_folio(page), XA_CHUNK_SIZE);
-	for (i = 0; i < XA_CHUNK_SIZE; i++)
-		folio_ref_unfreeze(gmem_cache_folio(page + i),
-				   1 + GMEM_BLOCK_REFS);
-	return 0;
+	err = gmem_cache_store(mapping, page, index);
+	if (err) {
+		gmem_cache_count_lru(gmem_cache_folio(page), -XA_CHUNK_SIZE);
+		gmem_cache_unprepare(page);
+	}
+
+	return err;
 }
 
 /* Where it was put, when it was locked or isolated, without the mapping. */
@@ -193,8 +203,7 @@ static bool gmem_cache_freeze_chunk(struct page *page)
 	if (i == XA_CHUNK_SIZE)
 		return true;
 
-	while (i--)
-		folio_ref_unfreeze(gmem_cache_folio(page + i), 1 + GMEM_BLOCK_REFS);
+	gmem_cache_unfreeze(page, i);
 	return false;
 }
 
@@ -207,14 +216,18 @@ static void gmem_cache_free_folio(struct address_space *mapping,
 		mapping->a_ops->free_folio(gmem_cache_folio(page + i));
 }
 
-/* None of them has another user, so none is mapped. */
-static void gmem_cache_remove_frozen(struct address_space *mapping,
-				     struct page *page, pgoff_t index)
+/* Those that nobody else uses, so that none is mapped. */
+static bool gmem_cache_remove_chunk(struct address_space *mapping,
+				    struct page *page, pgoff_t index)
 {
 	XA_STATE_ORDER(xas, &mapping->i_pages, index, XA_CHUNK_SHIFT);
 	unsigned int i, nr_lru = 0;
 
 	xas_lock_irq(&xas);
+	if (!gmem_cache_freeze_chunk(page)) {
+		xas_unlock_irq(&xas);
+		return false;
+	}
 	xas_store(&xas, NULL);
 	mapping->nrpages -= XA_CHUNK_SIZE;
 	lruvec_stat_mod_folio(gmem_cache_folio(page), NR_FILE_PAGES,
@@ -227,6 +240,7 @@ static void gmem_cache_remove_frozen(struct address_space *mapping,
 
 	if (mapping->a_ops->free_folio)
 		gmem_cache_free_folio(mapping, page);
+	return true;
 }
 
 static void gmem_cache_remove_folio(struct address_space *mapping,
@@ -257,10 +271,8 @@ bool gmem_cache_remove(struct address_space *mapping, struct page *page,
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	if (gmem_cache_freeze_chunk(page)) {
-		gmem_cache_remove_frozen(mapping, page, index);
+	if (gmem_cache_remove_chunk(mapping, page, index))
 		return true;
-	}
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
 		gmem_cache_remove_folio(mapping, gmem_cache_folio(page + i));

@@ -24,9 +24,6 @@ static vm_fault_t gmem_fault_locked(struct gmem_inode *gi, struct vm_fault *vmf)
 		return VM_FAULT_SIGBUS;
 
 	folio = guest_memfd_get_folio(&gi->vfs_inode, vmf->pgoff);
-	/* To try again brings no block; hugetlbfs does the same. */
-	if (IS_ERR(folio) && gi->pool && PTR_ERR(folio) == -ENOMEM)
-		return VM_FAULT_SIGBUS;
 	if (IS_ERR(folio))
 		return vmf_error(PTR_ERR(folio));
 

@@ -11,6 +11,7 @@
 #include <linux/hugetlb_cgroup.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/refcount.h>
 #include <linux/slab.h>
@@ -20,17 +21,23 @@
 #include <trace/events/guest_memfd.h>
 
 #include "../hugetlb_split.h"
+#include "../internal.h"
 #include "internal.h"
 
 /* A folio that another user of the pool has not let go of yet is left alone. */
 #define GMEM_TAKE_TRIES		3
 
 /*
- * How often blocks that wait are looked at.  They are back within a second of
- * the last reference; per-CPU batches are only drained the first few times.
+ * How often blocks that wait are looked at: they are back within a second of
+ * the last reference.
  */
 #define GMEM_JOIN_DELAY_MIN	msecs_to_jiffies(20)
 #define GMEM_JOIN_DELAY_MAX	msecs_to_jiffies(500)
+/*
+ * Draining the batches of all CPUs costs all of them.  What lies in one has
+ * nearly always come there while it was mapped: afterwards, one look in so many.
+ */
+#define GMEM_JOIN_DRAIN		16
 
 /**
  * struct gmem_pool - where the blocks of an inode come from
@@ -41,7 +48,8 @@
  * @nr_blocks: blocks that are split now
  * @nr_waiting: those of them that have left the inode and wait to be joined
  * @users: the inode, and each block
- * @lock: protects @borrowed
+ * @lock: held while a block is taken out of the hugetlb pool or given back, so
+ *	that the reservations fit the blocks, and protects @borrowed
  * @borrowed: blocks that nobody had reserved, because those that had been were
  *	waiting to be joined
  */
@@ -53,7 +61,7 @@ struct gmem_pool {
 	atomic_long_t nr_blocks;
 	atomic_long_t nr_waiting;
 	refcount_t users;
-	spinlock_t lock;	/* borrowed, and split.spool of blocks */
+	struct mutex lock;	/* borrowed, and spool of blocks */
 	struct list_head borrowed;
 };
 
@@ -61,6 +69,7 @@ struct gmem_pool {
  * struct gmem_block - a block that was taken
  * @split: what stands for it in the hugetlb pool
  * @pool: where it goes back to
+ * @spool: the subpool of @pool if it stands for a block that was reserved
  * @index: of its first page in the file
  * @nr_cached: how many pages were put into the page cache
  * @nr_frozen: how many pages are ready to be joined; the first that is not is
@@ -72,6 +81,7 @@ struct gmem_pool {
 struct gmem_block {
 	struct hugetlb_split split;
 	struct gmem_pool *pool;
+	struct hugepage_subpool *spool;
 	pgoff_t index;
 	unsigned long nr_cached;
 	unsigned long nr_frozen;
@@ -82,9 +92,10 @@ struct gmem_block {
 
 static void gmem_join_waiting(struct work_struct *work);
 
-static DEFINE_SPINLOCK(gmem_waiting_lock);	/* gmem_waiting, gmem_join_delay */
+static DEFINE_SPINLOCK(gmem_waiting_lock);	/* gmem_waiting, gmem_join_* */
 static LIST_HEAD(gmem_waiting);
 static unsigned long gmem_join_delay;
+static unsigned int gmem_join_rounds;
 static DECLARE_DELAYED_WORK(gmem_join_work, gmem_join_waiting);
 
 static unsigned long gmem_pool_nr_pages(const struct gmem_pool *pool)
@@ -145,7 +156,7 @@ struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
 	pool->h = h;
 	pool->nr_reserved = size >> huge_page_shift(h);
 	refcount_set(&pool->users, 1);
-	spin_lock_init(&pool->lock);
+	mutex_init(&pool->lock);
 	INIT_LIST_HEAD(&pool->borrowed);
 
 	if (hugetlb_cgroup_charge_cgroup_rsvd(hstate_index(h),
@@ -232,29 +243,22 @@ static struct folio *gmem_take_folio(struct gmem_inode *gi, pgoff_t index)
 	return folio;
 }
 
-/* Zeroed as long as it is large and everybody can still get at its memory. */
-static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
+static struct folio *gmem_block_take_folio(struct gmem_inode *gi,
+					   struct gmem_block *block)
 {
-	unsigned int tries;
+	struct gmem_pool *pool = gi->pool;
 	struct folio *folio;
-	int err;
 
-	for (tries = 0; tries < GMEM_TAKE_TRIES; tries++) {
-		folio = gmem_take_folio(gi, block->index);
-		if (IS_ERR(folio))
-			return -ENOMEM;
+	guard(mutex)(&pool->lock);
 
-		folio_zero_user(folio, 0);
-		err = hugetlb_split_folio(folio, &block->split);
-		if (!err)
-			return 0;
+	folio = gmem_take_folio(gi, block->index);
+	if (IS_ERR(folio))
+		return folio;
 
-		folio_put(folio);
-		if (err != -EBUSY)
-			break;
-	}
-
-	return -ENOMEM;
+	block->spool = hugetlb_folio_subpool(folio);
+	if (!block->spool)
+		list_add(&block->borrowed, &pool->borrowed);
+	return folio;
 }
 
 /*
@@ -266,16 +270,47 @@ static void gmem_block_settle(struct gmem_block *block)
 	struct gmem_pool *pool = block->pool;
 	struct gmem_block *other;
 
-	spin_lock(&pool->lock);
-	if (!block->split.spool) {
+	lockdep_assert_held(&pool->lock);
+
+	if (!block->spool) {
 		list_del(&block->borrowed);
 	} else if (!list_empty(&pool->borrowed)) {
 		other = list_first_entry(&pool->borrowed, struct gmem_block,
 					 borrowed);
 		list_del(&other->borrowed);
-		swap(block->split.spool, other->split.spool);
+		swap(block->spool, other->spool);
 	}
-	spin_unlock(&pool->lock);
+}
+
+static void gmem_block_put_folio(struct gmem_block *block, struct folio *folio)
+{
+	guard(mutex)(&block->pool->lock);
+
+	gmem_block_settle(block);
+	hugetlb_set_folio_subpool(folio, block->spool);
+	folio_put(folio);
+}
+
+/* Zeroed as long as it is large and everybody can still get at its memory. */
+static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
+{
+	unsigned int tries;
+	struct folio *folio;
+	int err = -EBUSY;
+
+	for (tries = 0; err == -EBUSY && tries < GMEM_TAKE_TRIES; tries++) {
+		folio = gmem_block_take_folio(gi, block);
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+
+		folio_zero_user(folio, 0);
+		err = hugetlb_split_folio(folio, &block->split);
+		if (err)
+			gmem_block_put_folio(block, folio);
+	}
+
+	/* A block that can't be had, for whatever reason. */
+	return err ? -ENOSPC : 0;
 }
 
 static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
@@ -288,9 +323,9 @@ static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
 	if (!block)
 		return ERR_PTR(-ENOMEM);
 
+	block->pool = pool;
 	block->index = index;
 	block->ino = gi->vfs_inode.i_ino;
-	INIT_LIST_HEAD(&block->waiting);
 
 	/* The entry first: afterwards nothing is left that can fail. */
 	err = xa_reserve(&gi->blocks, index >> gmem_pool_order(pool),
@@ -305,12 +340,6 @@ static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
 
 	refcount_inc(&pool->users);
 	atomic_long_inc(&pool->nr_blocks);
-	block->pool = pool;
-	if (!block->split.spool) {
-		spin_lock(&pool->lock);
-		list_add(&block->borrowed, &pool->borrowed);
-		spin_unlock(&pool->lock);
-	}
 	xa_store(&gi->blocks, index >> gmem_pool_order(pool), block, 0);
 
 	count_vm_event(GUEST_MEMFD_SPLIT);
@@ -353,9 +382,11 @@ static bool gmem_block_is_full(const struct gmem_block *block)
  * @index: the page, by offset
  *
  * Context: invalidate_lock held, at least shared; may sleep.
- * Return: 0, or -ENOMEM: there is no block left on the nodes allowed by the
- * policy, a cgroup has reached its limit, or there is no memory for what
- * describes the pages; next time it goes on where it has stopped.
+ * Return: 0, or a negative errno; next time it goes on where it has stopped:
+ *
+ * * -ENOSPC: no block is left on the nodes allowed by the policy, a cgroup has
+ *   reached its limit, or there is no memory for the struct pages of the block
+ * * -ENOMEM: no memory for what finds the pages
  */
 int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
 {
@@ -387,10 +418,10 @@ int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
  * Out of the file
  */
 
-static bool gmem_block_try_join(struct gmem_block *block)
+/* Nobody but the block has a page of it, and memory_failure() is not at one. */
+static bool gmem_block_reclaim(struct gmem_block *block)
 {
-	struct gmem_pool *pool = block->pool;
-	unsigned long nr_pages = gmem_pool_nr_pages(pool);
+	unsigned long nr_pages = gmem_pool_nr_pages(block->pool);
 
 	for (; block->nr_frozen < nr_pages; block->nr_frozen++) {
 		if (!gmem_cache_reclaim(block->split.page + block->nr_frozen))
@@ -399,11 +430,41 @@ static bool gmem_block_try_join(struct gmem_block *block)
 			cond_resched();
 	}
 
+	return true;
+}
+
+static bool gmem_block_join_locked(struct gmem_block *block)
+{
+	bool joined;
+
+	lockdep_assert_held(&block->pool->lock);
+
+	if (!memory_failure_tryhold())
+		return false;
+
+	joined = gmem_block_reclaim(block);
+	if (joined) {
+		gmem_block_settle(block);
+		hugetlb_join_folio(&block->split, block->spool);
+	}
+	memory_failure_release();
+	return joined;
+}
+
+static bool gmem_block_try_join(struct gmem_block *block)
+{
+	struct gmem_pool *pool = block->pool;
+	bool joined;
+
+	mutex_lock(&pool->lock);
+	joined = gmem_block_join_locked(block);
+	mutex_unlock(&pool->lock);
+	if (!joined)
+		return false;
+
 	count_vm_event(GUEST_MEMFD_JOIN);
 	trace_guest_memfd_join(block->ino, block->index, block->split.page,
 			       gmem_pool_order(pool));
-	gmem_block_settle(block);
-	hugetlb_join_folio(&block->split);
 	atomic_long_dec(&pool->nr_blocks);
 	kfree(block);
 	gmem_pool_put(pool);
@@ -412,10 +473,13 @@ static bool gmem_block_try_join(struct gmem_block *block)
 
 static void gmem_block_wait(struct gmem_block *block)
 {
+	unsigned long last = gmem_pool_nr_pages(block->pool) - 1;
+
 	atomic_long_inc(&block->pool->nr_waiting);
 	count_vm_event(GUEST_MEMFD_JOIN_DEFERRED);
 	trace_guest_memfd_join_deferred(block->ino, block->index,
-					block->split.page + block->nr_frozen);
+					block->split.page +
+					min(block->nr_frozen, last));
 
 	spin_lock(&gmem_waiting_lock);
 	list_add_tail(&block->waiting, &gmem_waiting);
@@ -424,14 +488,21 @@ static void gmem_block_wait(struct gmem_block *block)
 	mod_delayed_work(system_dfl_wq, &gmem_join_work, GMEM_JOIN_DELAY_MIN);
 }
 
-static void gmem_block_join(struct gmem_block *block)
+/* Those that could not be joined at once: a batch of some CPU may have a page. */
+static void gmem_blocks_retry(struct list_head *held)
 {
-	if (gmem_block_try_join(block))
+	struct gmem_block *block, *next;
+
+	if (list_empty(held))
 		return;
 
 	lru_add_drain_all();
-	if (!gmem_block_try_join(block))
-		gmem_block_wait(block);
+	list_for_each_entry_safe(block, next, held, waiting) {
+		list_del(&block->waiting);
+		if (!gmem_block_try_join(block))
+			gmem_block_wait(block);
+		cond_resched();
+	}
 }
 
 static void gmem_join_waiting(struct work_struct *work)
@@ -439,14 +510,17 @@ static void gmem_join_waiting(struct work_struct *work)
 	struct gmem_block *block, *next;
 	unsigned long delay;
 	LIST_HEAD(blocks);
+	bool drain;
 
 	spin_lock(&gmem_waiting_lock);
 	list_splice_init(&gmem_waiting, &blocks);
 	delay = gmem_join_delay;
 	gmem_join_delay = min(2 * delay, GMEM_JOIN_DELAY_MAX);
+	drain = delay < GMEM_JOIN_DELAY_MAX ||
+		!(gmem_join_rounds++ % GMEM_JOIN_DRAIN);
 	spin_unlock(&gmem_waiting_lock);
 
-	if (delay < GMEM_JOIN_DELAY_MAX)
+	if (drain)
 		lru_add_drain_all();
 
 	list_for_each_entry_safe(block, next, &blocks, waiting) {
@@ -501,6 +575,7 @@ void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 	unsigned int order = gmem_pool_order(gi->pool);
 	struct gmem_block *block;
 	unsigned long nr;
+	LIST_HEAD(held);
 
 	gmem_assert_locked_write(gi);
 
@@ -508,7 +583,9 @@ void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 			  (end - 1) >> order) {
 		gmem_block_empty(gi, block);
 		xa_erase(&gi->blocks, nr);
-		gmem_block_join(block);
+		if (!gmem_block_try_join(block))
+			list_add_tail(&block->waiting, &held);
 		cond_resched();
 	}
+	gmem_blocks_retry(&held);
 }

@@ -141,7 +141,7 @@ static int gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
  * * -EOPNOTSUPP: another mode
  * * -EINVAL: not aligned, to blocks for a hole, or allocation past the end of
  *   the file
- * * -ENOMEM, -EINTR: allocation stopped part-way
+ * * -ENOMEM, -ENOSPC, -EINTR: allocation stopped part-way
  * * what a view gives to refuse the removal of its pages
  */
 long guest_memfd_fallocate(struct file *file, int mode, loff_t offset,
@@ -296,16 +296,17 @@ EXPORT_SYMBOL_GPL(guest_memfd_max_order);
  * Context: any.  Only holds for a view that has not been through @begin since
  * it asked, as with guest_memfd_is_private().
  * Return: the largest order whose aligned run around @index is contiguous in
- * memory and has one state.
+ * memory, has one state and no broken page; if @index is broken, zero.
  */
 unsigned int guest_memfd_order(struct inode *inode, pgoff_t index)
 {
-	unsigned int max_order = guest_memfd_max_order(inode);
+	struct gmem_inode *gi = gmem_i(inode);
+	unsigned int order = gmem_block_order(gi);
 
-	if (!max_order || !(gmem_i(inode)->flags & GUEST_MEMFD_TRACK_STATE))
-		return max_order;
+	if (order && (gi->flags & GUEST_MEMFD_TRACK_STATE))
+		order = min(order, gmem_state_order(&gi->state, index));
 
-	return min(max_order, gmem_state_order(&gmem_i(inode)->state, index));
+	return gmem_poison_order(gi, index, order);
 }
 EXPORT_SYMBOL_GPL(guest_memfd_order);
 
@@ -324,6 +325,7 @@ EXPORT_SYMBOL_GPL(guest_memfd_order);
  * * -EINVAL: past the end of the file
  * * -EHWPOISON: the page is broken
  * * -ENOMEM: no memory
+ * * -ENOSPC: the file has huge pages, and none can be had
  */
 struct folio *guest_memfd_get_folio(struct inode *inode, pgoff_t index)
 {

@@ -168,6 +168,8 @@ bool gmem_cache_reclaim(struct page *page);
 
 /* poison.c */
 void gmem_poison_init(struct gmem_poison *poison);
+unsigned int gmem_poison_order(struct gmem_inode *gi, pgoff_t index,
+			       unsigned int order);
 void gmem_poison_report(struct gmem_inode *gi, const struct folio *folio);
 
 /* debugfs.c */

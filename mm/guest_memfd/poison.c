@@ -9,6 +9,7 @@
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 
 #include <trace/events/guest_memfd.h>
 
@@ -53,6 +54,53 @@ static void gmem_poison_work(struct work_struct *work)
 	iput(&gi->vfs_inode);
 }
 
+/*
+ * Nothing is ever written back from here, so the marks of the page cache are
+ * free.
+ */
+#define GMEM_BROKEN		PAGECACHE_TAG_TOWRITE
+
+static void gmem_poison_mark(const struct folio *folio)
+{
+	XA_STATE(xas, &folio->mapping->i_pages, folio->index);
+
+	xas_lock_irq(&xas);
+	xas_load(&xas);
+	xas_set_mark(&xas, GMEM_BROKEN);
+	xas_unlock_irq(&xas);
+}
+
+static bool gmem_poison_any(struct address_space *mapping, pgoff_t index,
+			    unsigned int order)
+{
+	pgoff_t start = round_down(index, 1UL << order);
+
+	return xa_find(&mapping->i_pages, &start, start + (1UL << order) - 1,
+		       GMEM_BROKEN);
+}
+
+/**
+ * gmem_poison_order() - the largest order around a page without a broken one
+ * @gi: the inode
+ * @index: the page, by offset
+ * @order: where to start
+ *
+ * Context: any.  Views are told of a broken page after it is seen here.
+ * Return: the order, at most @order; zero for a broken page, too.
+ */
+unsigned int gmem_poison_order(struct gmem_inode *gi, pgoff_t index,
+			       unsigned int order)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+
+	if (likely(!xa_marked(&mapping->i_pages, GMEM_BROKEN)))
+		return order;
+
+	while (order && gmem_poison_any(mapping, index, order))
+		order--;
+	return order;
+}
+
 /**
  * gmem_poison_init() - nothing is broken yet
  * @poison: of a new inode
@@ -79,6 +127,9 @@ void gmem_poison_report(struct gmem_inode *gi, const struct folio *folio)
 {
 	struct gmem_poison *poison = &gi->poison;
 	bool idle;
+
+	/* Before views let go, so that none of them maps it with its neighbours. */
+	gmem_poison_mark(folio);
 
 	guard(spinlock)(&poison->lock);
 

@@ -278,14 +278,16 @@ static void hugetlb_join_broken(struct folio *folio, unsigned long nr_broken)
  * @spool: the subpool whose reservation it takes with it, or NULL
  *
  * All pages are frozen and out of every list, mapping and LRU.  If some of them
- * are broken the folio is dissolved: the others go to the buddy allocator, or
- * the whole folio stays in the pool and is not taken again.
+ * are broken the folio is dissolved: the others go to the buddy allocator.
  *
  * Context: process context, may sleep; between memory_failure_tryhold(), from
  * before the pages were frozen, and memory_failure_release().
+ * Return: 0, or -EBUSY: it is broken, but all that is free in the pool is
+ * reserved.  It stays there and is not taken again.  Dissolve it when there are
+ * fewer reservations.
  */
-void hugetlb_join_folio(struct hugetlb_split *split,
-			struct hugepage_subpool *spool)
+int hugetlb_join_folio(struct hugetlb_split *split,
+		       struct hugepage_subpool *spool)
 {
 	struct hstate *h = split->h;
 	struct folio *folio = page_folio(split->page);
@@ -314,6 +316,5 @@ void hugetlb_join_folio(struct hugetlb_split *split,
 
 	folio_ref_unfreeze(folio, 1);
 	folio_put(folio);
-	if (nr_broken)
-		dissolve_free_hugetlb_folio(folio);
+	return nr_broken ? dissolve_free_hugetlb_folio(folio) : 0;
 }

@@ -9,6 +9,7 @@
  */
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
@@ -52,6 +53,8 @@
  *	that the reservations fit the blocks, and protects @borrowed
  * @borrowed: blocks that nobody had reserved, because those that had been were
  *	waiting to be joined
+ * @broken: blocks that are back in the hugetlb pool with a broken page, as long
+ *	as reservations don't let it do without them; protected by @lock
  */
 struct gmem_pool {
 	struct hstate *h;
@@ -61,8 +64,9 @@ struct gmem_pool {
 	atomic_long_t nr_blocks;
 	atomic_long_t nr_waiting;
 	refcount_t users;
-	struct mutex lock;	/* borrowed, and spool of blocks */
+	struct mutex lock;	/* borrowed, broken, and spool of blocks */
 	struct list_head borrowed;
+	struct list_head broken;
 };
 
 /**
@@ -75,7 +79,8 @@ struct gmem_pool {
  * @nr_frozen: how many pages are ready to be joined; the first that is not is
  *	still used by somebody
  * @ino: of the inode, which may be gone, for traces
- * @waiting: on the list of those that wait to be joined
+ * @waiting: on the list of those that wait to be joined, or of those that are
+ *	back but broken
  * @borrowed: on the list of the pool, if nobody had reserved it
  */
 struct gmem_block {
@@ -158,6 +163,7 @@ struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
 	refcount_set(&pool->users, 1);
 	mutex_init(&pool->lock);
 	INIT_LIST_HEAD(&pool->borrowed);
+	INIT_LIST_HEAD(&pool->broken);
 
 	if (hugetlb_cgroup_charge_cgroup_rsvd(hstate_index(h),
 					      size >> PAGE_SHIFT, &pool->rsvd))
@@ -178,6 +184,19 @@ err_pool:
 	return ERR_PTR(-ENOMEM);
 }
 
+static void gmem_pool_dissolve_broken(struct gmem_pool *pool)
+{
+	struct gmem_block *block, *next;
+	struct page *page;
+
+	list_for_each_entry_safe(block, next, &pool->broken, waiting) {
+		page = pfn_to_online_page(page_to_pfn(block->split.page));
+		if (page)
+			dissolve_free_hugetlb_folio(page_folio(page));
+		kfree(block);
+	}
+}
+
 /**
  * gmem_pool_put() - an inode or a block does not use its pool any more
  * @pool: the pool
@@ -190,6 +209,7 @@ void gmem_pool_put(struct gmem_pool *pool)
 		return;
 
 	hugepage_put_subpool(pool->spool);
+	gmem_pool_dissolve_broken(pool);
 	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(pool->h),
 					    pool->nr_reserved *
 					    gmem_pool_nr_pages(pool),
@@ -435,9 +455,10 @@ static bool gmem_block_reclaim(struct gmem_block *block)
 
 static bool gmem_block_join_locked(struct gmem_block *block)
 {
-	bool joined;
+	struct gmem_pool *pool = block->pool;
+	bool joined, broken = false;
 
-	lockdep_assert_held(&block->pool->lock);
+	lockdep_assert_held(&pool->lock);
 
 	if (!memory_failure_tryhold())
 		return false;
@@ -445,10 +466,20 @@ static bool gmem_block_join_locked(struct gmem_block *block)
 	joined = gmem_block_reclaim(block);
 	if (joined) {
 		gmem_block_settle(block);
-		hugetlb_join_folio(&block->split, block->spool);
+		broken = hugetlb_join_folio(&block->split, block->spool);
 	}
 	memory_failure_release();
-	return joined;
+	if (!joined)
+		return false;
+
+	count_vm_event(GUEST_MEMFD_JOIN);
+	trace_guest_memfd_join(block->ino, block->index, block->split.page,
+			       gmem_pool_order(pool));
+	if (broken)
+		list_add(&block->waiting, &pool->broken);
+	else
+		kfree(block);
+	return true;
 }
 
 static bool gmem_block_try_join(struct gmem_block *block)
@@ -462,11 +493,7 @@ static bool gmem_block_try_join(struct gmem_block *block)
 	if (!joined)
 		return false;
 
-	count_vm_event(GUEST_MEMFD_JOIN);
-	trace_guest_memfd_join(block->ino, block->index, block->split.page,
-			       gmem_pool_order(pool));
 	atomic_long_dec(&pool->nr_blocks);
-	kfree(block);
 	gmem_pool_put(pool);
 	return true;
 }

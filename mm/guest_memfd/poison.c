@@ -96,8 +96,9 @@ unsigned int gmem_poison_order(struct gmem_inode *gi, pgoff_t index,
 	if (likely(!xa_marked(&mapping->i_pages, GMEM_BROKEN)))
 		return order;
 
+	/* In the steps of gmem_state_order(). */
 	while (order && gmem_poison_any(mapping, index, order))
-		order--;
+		order = order > GMEM_UNIT_ORDER ? GMEM_UNIT_ORDER : 0;
 	return order;
 }
 

@@ -5,11 +5,13 @@
  */
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "guest_memfd_hugetlb.h"
 #include "kselftest_harness.h"
+#include "numaif.h"
 
 #define NR_BLOCKS	2
 
@@ -368,21 +370,6 @@ TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
 	kvm_close(fd);
 }
 
-/* Whoever breaks a page has it mapped, and is told of it by a signal. */
-static void break_page(void *page)
-{
-	sigjmp_buf env;
-
-	if (sigsetjmp(env, 1))
-		return;
-
-	gmem_expect_sigbus(&env);
-	/* Says whether it has found each user; what happens is for the test. */
-	madvise(page, GMEM_PAGE_SIZE, MADV_HWPOISON);
-	WRITE_ONCE(gmem_sigbus_env, NULL);
-}
-
-/* A block of 2 MiB can be replaced afterwards. */
 TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 {
 	struct gmem_pool_counts want = self->before;
@@ -390,7 +377,7 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 	u8 *mem = gmem_map_pages(fd, self->nr_pages);
 	u64 error_offset = 0;
 
-	if (self->block != SZ_2M || access("/sys/kernel/debug/hwpoison", X_OK)) {
+	if (!gmem_can_break_page(self->block)) {
 		kvm_munmap(mem, self->block);
 		kvm_close(fd);
 		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
@@ -398,7 +385,7 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 
 	gmem_stamp(mem + 4 * GMEM_PAGE_SIZE, 4);
 	gmem_stamp(mem + 5 * GMEM_PAGE_SIZE, 5);
-	break_page(mem + 5 * GMEM_PAGE_SIZE);
+	gmem_break_page(mem + 5 * GMEM_PAGE_SIZE);
 	EXPECT_EQ(gmem_peek(mem + 5 * GMEM_PAGE_SIZE), GMEM_SIGBUS);
 	EXPECT_TRUE(gmem_has_stamp(mem + 4 * GMEM_PAGE_SIZE, 4));
 	EXPECT_EQ(gmem_peek(mem + 6 * GMEM_PAGE_SIZE), 0);
@@ -416,6 +403,37 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 	kvm_close(fd);
 	want.nr--;
 	want.free--;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
+/* Lowered while they are in use, and while they are reserved. */
+TEST_F(hugetlb, surplus_block_that_is_reserved_stays_in_the_pool)
+{
+	struct gmem_pool_counts want = { .nr = NR_BLOCKS, .surplus = NR_BLOCKS };
+	int fd = create(self, NR_BLOCKS);
+	u8 *mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+
+	if (self->block != SZ_2M) {
+		kvm_munmap(mem, NR_BLOCKS * self->block);
+		kvm_close(fd);
+		SKIP(return, "the pool would not get its GiBs back");
+	}
+
+	gmem_poke(mem, 1);
+	gmem_pool_write(self->block, "nr_hugepages", 0);
+	want.free = want.resv = NR_BLOCKS - 1;
+	EXPECT_TRUE(gmem_pool_is(self->block, want));
+
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	want.free = want.resv = NR_BLOCKS;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+	EXPECT_EQ(gmem_peek(mem), 0);
+	EXPECT_EQ(gmem_peek(mem + self->block), 0);
+
+	kvm_munmap(mem, NR_BLOCKS * self->block);
+	kvm_close(fd);
+	memset(&want, 0, sizeof(want));
 	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
 }
@@ -448,18 +466,26 @@ TEST_F(hugetlb, stat_tells_blocks)
 #define CGROUP		"/sys/fs/cgroup/guest_memfd_hugetlb"
 #define CGROUP_PARENT	"/sys/fs/cgroup"
 
-static long cgroup_read(u64 block_size, const char *name)
+static long cgroup_read(const char *name)
 {
 	char path[128];
 	FILE *file;
 	long value;
 
-	snprintf(path, sizeof(path), CGROUP "/hugetlb.%s.%s",
-		 block_size == SZ_1G ? "1GB" : "2MB", name);
+	snprintf(path, sizeof(path), CGROUP "/%s", name);
 	file = fopen(path, "r");
 	TEST_ASSERT(file && fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
 	fclose(file);
 	return value;
+}
+
+static long hugetlb_cgroup_read(u64 block_size, const char *name)
+{
+	char file[64];
+
+	snprintf(file, sizeof(file), "hugetlb.%s.%s",
+		 block_size == SZ_1G ? "1GB" : "2MB", name);
+	return cgroup_read(file);
 }
 
 static void cgroup_enter(const char *cgroup)
@@ -482,16 +508,16 @@ TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)
 	cgroup_enter(CGROUP);
 
 	fd = create(self, NR_BLOCKS);
-	EXPECT_EQ(cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
-	EXPECT_EQ(cgroup_read(self->block, "current"), 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
-	EXPECT_EQ(cgroup_read(self->block, "current"), self->block);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), self->block);
 	gmem_punch_pages(fd, 0, self->nr_pages);
-	EXPECT_EQ(cgroup_read(self->block, "current"), 0);
-	EXPECT_EQ(cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
 	kvm_close(fd);
 	EXPECT_POOL(0, 0);
-	EXPECT_EQ(cgroup_read(self->block, "rsvd.current"), 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
 
 	cgroup_enter(CGROUP_PARENT);
 	EXPECT_EQ(rmdir(CGROUP), 0);
@@ -515,6 +541,97 @@ TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 	EXPECT_EQ(mkdir(CGROUP, 0755), 0);
 	EXPECT_EQ(rmdir(CGROUP), 0);
 	kvm_close(fd);
+}
+
+/* Whether memory cgroups count huge pages is for all of them. */
+static void memory_cgroups_count_huge_pages(bool on)
+{
+	TEST_ASSERT(!mount(NULL, CGROUP_PARENT, NULL, MS_REMOUNT,
+			   on ? "memory_hugetlb_accounting" : NULL),
+		    "Cannot remount " CGROUP_PARENT);
+}
+
+/* By much less than a block, as there is more than blocks in a memory cgroup. */
+#define EXPECT_NEAR(_value, _want) do {				\
+	EXPECT_LT(_value, (long)((_want) + self->block / 4));	\
+	EXPECT_GT(_value, (long)((_want) - self->block / 4));	\
+} while (0)
+
+TEST_F(hugetlb, memory_cgroup_that_counts_huge_pages_is_charged_for_what_is_taken)
+{
+	long before;
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.current", R_OK))
+		SKIP(return, "no memory cgroup");
+	memory_cgroups_count_huge_pages(true);
+	cgroup_enter(CGROUP);
+	fd = create(self, NR_BLOCKS);
+	before = cgroup_read("memory.current");
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_NEAR(cgroup_read("memory.current") - before, self->block);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_POOL(0, NR_BLOCKS);
+	EXPECT_NEAR(cgroup_read("memory.current") - before, 0);
+
+	kvm_close(fd);
+	cgroup_enter(CGROUP_PARENT);
+	memory_cgroups_count_huge_pages(false);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+TEST_F(hugetlb, memory_cgroup_that_counts_no_huge_pages_is_not_charged)
+{
+	long before;
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.current", R_OK))
+		SKIP(return, "no memory cgroup");
+	cgroup_enter(CGROUP);
+	fd = create(self, NR_BLOCKS);
+	before = cgroup_read("memory.current");
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_NEAR(cgroup_read("memory.current") - before, 0);
+
+	kvm_close(fd);
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+/* memory_failure() has uncharged the page alone. */
+TEST_F(hugetlb, block_with_a_broken_page_leaves_nothing_in_the_memory_cgroup)
+{
+	long before, broken;
+	u8 *mem;
+	int fd;
+
+	if (!gmem_can_break_page(self->block))
+		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.current", R_OK))
+		SKIP(return, "no memory cgroup");
+	memory_cgroups_count_huge_pages(true);
+	cgroup_enter(CGROUP);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	before = cgroup_read("memory.current");
+
+	gmem_break_page(mem + 5 * GMEM_PAGE_SIZE);
+	broken = cgroup_read("memory.current") - before;
+	EXPECT_NEAR(broken, self->block);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	self->before.nr--;
+	self->before.free--;
+	EXPECT_POOL(0, 0);
+	EXPECT_NEAR(cgroup_read("memory.current") - before, 0);
+
+	cgroup_enter(CGROUP_PARENT);
+	memory_cgroups_count_huge_pages(false);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
+	self->before.free++;
 }
 
 /* Something of everything, until it is killed. */
@@ -542,13 +659,17 @@ static void be_busy(u64 block, int ready_fd)
 	}
 }
 
-TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 120)
+/* GUEST_MEMFD_KILLS=N of a GiB, and 20 times as many of 2 MiB. */
+TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 600)
 {
-	int nr = self->block == SZ_1G ? 3 : 50, i;
+	const char *kills = getenv("GUEST_MEMFD_KILLS");
+	int nr = kills ? atoi(kills) : 3, i;
 	int ready[2];
 	pid_t pid;
 	char c;
 
+	if (self->block == SZ_2M)
+		nr *= 20;
 	srandom(1);
 	ASSERT_EQ(pipe(ready), 0);
 	for (i = 0; i < nr; i++) {
@@ -562,6 +683,186 @@ TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 120)
 		ASSERT_EQ(waitpid(pid, NULL, 0), pid);
 		EXPECT_POOL(0, 0);
 	}
+}
+
+/* The pool of each node. */
+
+static long node_pool_free(u64 block_size, int node)
+{
+	char path[128];
+	FILE *file;
+	long value;
+
+	snprintf(path, sizeof(path),
+		 "/sys/devices/system/node/node%d/hugepages/hugepages-%lukB/free_hugepages",
+		 node, block_size / SZ_1K);
+	file = fopen(path, "r");
+	if (!file)
+		return -1;
+	TEST_ASSERT(fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
+	fclose(file);
+	return value;
+}
+
+FIXTURE(nodes) {
+	struct kvm_vm *vm;
+	struct gmem_pool_counts before;
+	long free[2];
+	u64 block;
+	u64 nr_pages;
+	int fd;
+	u8 *mem;
+};
+
+FIXTURE_VARIANT(nodes) {
+	u64 block;
+};
+
+FIXTURE_VARIANT_ADD(nodes, 2M) {
+	.block = SZ_2M,
+};
+
+FIXTURE_VARIANT_ADD(nodes, 1G) {
+	.block = SZ_1G,
+};
+
+FIXTURE_SETUP(nodes)
+{
+	int node;
+
+	self->block = variant->block;
+	self->nr_pages = self->block / GMEM_PAGE_SIZE;
+	/* Evenly. */
+	if (self->block == SZ_2M)
+		gmem_pool_write(SZ_2M, "nr_hugepages", 8);
+	self->before = gmem_pool_count(self->block);
+	for (node = 0; node < 2; node++) {
+		self->free[node] = node_pool_free(self->block, node);
+		if (self->free[node] < 1)
+			SKIP(return, "needs huge pages of %lu kB on two nodes",
+			     self->block / SZ_1K);
+	}
+	self->vm = create_vm();
+	self->fd = create(self, NR_BLOCKS);
+	self->mem = gmem_map_pages(self->fd, NR_BLOCKS * self->nr_pages);
+}
+
+FIXTURE_TEARDOWN(nodes)
+{
+	if (!self->vm)
+		return;
+	set_mempolicy(MPOL_DEFAULT, NULL, 0);
+	kvm_munmap(self->mem, NR_BLOCKS * self->block);
+	kvm_close(self->fd);
+	kvm_vm_free(self->vm);
+	EXPECT_TRUE(gmem_pool_becomes(self->block, self->before));
+	EXPECT_EQ(node_pool_free(self->block, 0), self->free[0]);
+	EXPECT_EQ(node_pool_free(self->block, 1), self->free[1]);
+}
+
+#define EXPECT_TAKEN(_first, _second) do {					\
+	EXPECT_EQ(self->free[0] - node_pool_free(self->block, 0), _first);	\
+	EXPECT_EQ(self->free[1] - node_pool_free(self->block, 1), _second);	\
+} while (0)
+
+/* Where the file may take memory from, by a mapping of it. */
+static void bind_pages(void *mem, u64 size, int mode, unsigned long nodes)
+{
+	TEST_ASSERT(!mbind(mem, size, mode, &nodes, BITS_PER_LONG, 0),
+		    "mbind() failed");
+}
+
+TEST_F(nodes, fault_takes_a_block_from_the_node_of_the_policy)
+{
+	bind_pages(self->mem, self->block, MPOL_BIND, BIT(1));
+	bind_pages(self->mem + self->block, self->block, MPOL_BIND, BIT(0));
+
+	gmem_peek(self->mem);
+	EXPECT_TAKEN(0, 1);
+	gmem_peek(self->mem + self->block);
+	EXPECT_TAKEN(1, 1);
+	gmem_punch_pages(self->fd, 0, self->nr_pages);
+	EXPECT_TAKEN(1, 0);
+}
+
+TEST_F(nodes, fallocate_takes_a_block_from_the_node_of_the_policy)
+{
+	bind_pages(self->mem + self->block, self->block, MPOL_BIND, BIT(1));
+	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, self->block, GMEM_PAGE_SIZE);
+	EXPECT_TAKEN(0, 1);
+}
+
+TEST_F(nodes, task_decides_where_the_file_has_no_policy)
+{
+	const unsigned long nodes = BIT(1);
+
+	ASSERT_EQ(set_mempolicy(MPOL_BIND, &nodes, BITS_PER_LONG), 0);
+	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_TAKEN(0, 1);
+}
+
+TEST_F(nodes, interleaved_blocks_take_turns)
+{
+	bind_pages(self->mem, NR_BLOCKS * self->block, MPOL_INTERLEAVE, BIT(0) | BIT(1));
+	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, NR_BLOCKS * self->block);
+	EXPECT_TAKEN(1, 1);
+}
+
+/* All that the second node has is taken, if need be by a second file. */
+static int empty_second_node(struct kvm_vm *vm, u64 block, long nr_blocks)
+{
+	int fd = create_file(vm, block, nr_blocks);
+	void *mem = gmem_map_pages(fd, nr_blocks * block / GMEM_PAGE_SIZE);
+
+	bind_pages(mem, nr_blocks * block, MPOL_BIND, BIT(1));
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, nr_blocks * block);
+	kvm_munmap(mem, nr_blocks * block);
+	return fd;
+}
+
+TEST_F(nodes, block_is_not_taken_from_another_node_than_the_policy_allows)
+{
+	int other, fd;
+	u8 *mem;
+
+	/* Reserved, for each of the two files, but not by node. */
+	kvm_munmap(self->mem, NR_BLOCKS * self->block);
+	kvm_close(self->fd);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	other = empty_second_node(self->vm, self->block, self->free[1]);
+
+	bind_pages(mem, self->block, MPOL_BIND, BIT(1));
+	EXPECT_EQ(gmem_peek(mem), GMEM_SIGBUS);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block), -1);
+	EXPECT_EQ(errno, ENOSPC);
+	EXPECT_TAKEN(0, self->free[1]);
+	kvm_close(other);
+	EXPECT_EQ(gmem_peek(mem), 0);
+	EXPECT_TAKEN(0, 1);
+
+	self->fd = fd;
+	self->mem = kvm_mmap(NR_BLOCKS * self->block, PROT_NONE, MAP_SHARED, fd);
+	kvm_munmap(mem, self->block);
+}
+
+#define CPUSET_FILE(_name)	CGROUP "/cpuset." _name
+
+TEST_F(nodes, block_is_only_taken_from_a_node_that_the_cpuset_allows)
+{
+	FILE *file;
+
+	if (mkdir(CGROUP, 0755) || access(CPUSET_FILE("mems"), W_OK))
+		SKIP(return, "no cpuset");
+	file = fopen(CPUSET_FILE("mems"), "w");
+	ASSERT_TRUE(file && fprintf(file, "1") > 0 && !fclose(file));
+	cgroup_enter(CGROUP);
+
+	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_TAKEN(0, 1);
+
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -23,6 +23,7 @@
 static struct {
 	u64 gpa;
 	u64 nr_pages;
+	bool call;
 } request;
 
 static void guest_touch(void)
@@ -31,6 +32,8 @@ static void guest_touch(void)
 		u64 gpa = READ_ONCE(request.gpa);
 		u64 i, sum = 0;
 
+		if (READ_ONCE(request.call))
+			((void (*)(void))gpa)();
 		for (i = 0; i < READ_ONCE(request.nr_pages); i++)
 			sum += READ_ONCE(*(u8 *)(gpa + i * GMEM_PAGE_SIZE));
 		GUEST_SYNC1(sum);
@@ -134,7 +137,12 @@ FIXTURE_TEARDOWN(huge)
 	kvm_munmap(self->mem, TEST_SIZE);
 	kvm_close(self->fd);
 	kvm_vm_free(self->vm);
-	EXPECT_TRUE(gmem_pool_becomes(variant->block, self->before));
+	EXPECT_TRUE(gmem_pool_becomes(variant->block, self->before)) {
+		struct gmem_pool_counts is = gmem_pool_count(variant->block);
+
+		TH_LOG("%ld pages, %ld free, %ld reserved, %ld surplus", is.nr,
+		       is.free, is.resv, is.surplus);
+	}
 	if (variant->block == SZ_2M)
 		gmem_pool_write(SZ_2M, "nr_hugepages", 8);
 }
@@ -278,6 +286,117 @@ TEST_F(huge, vcpu_with_an_order_that_is_not_true_any_more_maps_small)
 	kvm_pthread_join(thread, NULL);
 
 	EXPECT_LEAVES(0, 0, 1);
+}
+
+TEST_F(huge, two_vcpus_that_touch_an_empty_block_take_one)
+{
+	struct gmem_pool_counts want = self->before;
+	struct kvm_vcpu *vcpu = vm_vcpu_add(self->vm, 1, guest_touch);
+	pthread_t thread;
+
+	prepare_touch(self->vm, TEST_GPA, 1);
+	kvm_pthread_create(&thread, NULL, run_vcpu, vcpu);
+	vcpu_run(self->vcpu);
+	kvm_pthread_join(thread, NULL);
+
+	want.free--;
+	want.resv += TEST_SIZE / variant->block - 1;
+	EXPECT_TRUE(gmem_pool_is(variant->block, want));
+}
+
+/* A page of it would be mapped again with its neighbours otherwise. */
+TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
+{
+	int tries;
+
+	if (!gmem_can_break_page(variant->block))
+		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
+
+	TOUCH(0, 2 * PAGES_2M);
+	EXPECT_LEAVES(0, 2, 0);
+	gmem_break_page(self->mem + 5 * GMEM_PAGE_SIZE);
+	/* A worker takes it from the guest. */
+	for (tries = 0; tries < 100; tries++) {
+		if (count_leaves(self->vm).pages_2m == self->base.pages_2m + 1)
+			break;
+		usleep(10000);
+	}
+
+	TOUCH(4, 1);
+	TOUCH(6, 1);
+	EXPECT_LEAVES(0, 1, 2);
+	prepare_touch(self->vm, TEST_GPA + 5 * GMEM_PAGE_SIZE, 1);
+	EXPECT_EQ(__vcpu_run(self->vcpu), -1);
+	EXPECT_EQ(errno, EHWPOISON);
+	EXPECT_LEAVES(0, 1, 2);
+
+	self->before.nr--;
+	self->before.free--;
+}
+
+#define NX_HUGE_PAGES	"/sys/module/kvm/parameters/nx_huge_pages"
+
+static void write_nx_huge_pages(const char *value)
+{
+	FILE *file = fopen(NX_HUGE_PAGES, "w");
+
+	TEST_ASSERT(file && fputs(value, file) >= 0 && !fclose(file),
+		    "Cannot write " NX_HUGE_PAGES);
+}
+
+/* What is not executed stays large. */
+TEST_F(huge, page_that_is_executed_is_mapped_small_with_nx_huge_pages)
+{
+	char before = 'N';
+	FILE *file;
+
+	file = fopen(NX_HUGE_PAGES, "r");
+	TEST_ASSERT(file && fread(&before, 1, 1, file) == 1, "Cannot read " NX_HUGE_PAGES);
+	fclose(file);
+	write_nx_huge_pages("1");
+	/* ret */
+	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 0xc3);
+
+	/* All memory was taken from the guest. */
+	TOUCH(0, 0);
+	self->base = count_leaves(self->vm);
+	TOUCH(0, 2 * PAGES_2M);
+	EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 2, 0);
+	request.call = true;
+	TOUCH(5, 1);
+	request.call = false;
+	TOUCH(0, 2 * PAGES_2M);
+	/* Also split for where the guest's own code lies: only of the file. */
+	EXPECT_EQ(count_leaves(self->vm).pages_1g, self->base.pages_1g);
+	EXPECT_GE(count_leaves(self->vm).pages_4k - self->base.pages_4k, PAGES_2M);
+
+	write_nx_huge_pages(before == 'Y' ? "1" : "0");
+}
+
+#define EXPECT_SLOT_IS_REFUSED(_flags, _gpa) do {				\
+	EXPECT_EQ(__vm_set_user_memory_region2(self->vm, TEST_SLOT,		\
+					       KVM_MEM_GUEST_MEMFD | (_flags),	\
+					       _gpa, TEST_SIZE, NULL, self->fd,	\
+					       0), -1);				\
+	EXPECT_EQ(errno, EINVAL);						\
+} while (0)
+
+/* As of any memslot with a guest_memfd: large leaves need not be taken apart. */
+TEST_F(huge, dirty_log_and_move_are_refused)
+{
+	TOUCH_ALL();
+	EXPECT_SLOT_IS_REFUSED(KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA);
+	EXPECT_SLOT_IS_REFUSED(0, TEST_GPA + TEST_SIZE);
+	EXPECT_ALL_LARGE();
+}
+
+TEST_F(huge, memslot_that_is_made_again_is_mapped_large_again)
+{
+	TOUCH_ALL();
+	move_slot(self->vm, self->fd, TEST_SIZE, 0);
+	EXPECT_LEAVES(0, 0, 0);
+	TOUCH_ALL();
+	EXPECT_ALL_LARGE();
 }
 
 TEST_F(huge, prefault_of_a_page_maps_the_block)

@@ -164,11 +164,17 @@ static inline bool inject_stop(struct injector *injector)
 static inline const char * const slab_caches[] = {
 	"guest_memfd_inode", "guest_memfd_bitmap", "radix_tree_node",
 	"kvm_mmu_page_header",
+	/* Pools and blocks of huge pages, for one. */
+	"kmalloc-cg-96", "kmalloc-cg-128", "kmalloc-cg-192", "kmalloc-cg-256",
+	"kmalloc-cg-512",
 };
 
+#define VMSTAT_HUGETLB	0
+
 static inline const char * const vmstat_keys[] = {
+	[VMSTAT_HUGETLB] = "nr_hugetlb",
 	"nr_file_pages", "nr_unevictable", "nr_sec_page_table_pages",
-	"nr_vmalloc",
+	"nr_vmalloc", "nr_memmap_pages",
 };
 
 #define NR_SLABS	ARRAY_SIZE(slab_caches)
@@ -215,19 +221,26 @@ static inline long vmstat(const char *text, const char *key)
 	return -1;
 }
 
-static inline void count_left(struct left *left)
+static inline void count_vmstats(struct left *left)
 {
 	static char text[16384];
 	unsigned int i;
-
-	for (i = 0; i < NR_SLABS; i++)
-		left->slabs[i] = slab_objects(slab_caches[i]);
 
 	write_file("/proc/sys/vm/stat_refresh", "1");
 	TEST_ASSERT(!read_file("/proc/vmstat", text, sizeof(text)),
 		    "Cannot read /proc/vmstat");
 	for (i = 0; i < NR_VMSTATS; i++)
 		left->vmstats[i] = vmstat(text, vmstat_keys[i]);
+}
+
+static inline void count_left(struct left *left)
+{
+	char text[128];
+	unsigned int i;
+
+	for (i = 0; i < NR_SLABS; i++)
+		left->slabs[i] = slab_objects(slab_caches[i]);
+	count_vmstats(left);
 
 	TEST_ASSERT(!read_file("/proc/sys/fs/file-nr", text, sizeof(text)),
 		    "Cannot read file-nr");
@@ -248,17 +261,22 @@ static inline const char *find_more(const struct left *before, const struct left
 	return after->files > before->files ? "files" : NULL;
 }
 
-/* What waits for an RCU grace period or for a worker goes away soon. */
+/*
+ * What waits for an RCU grace period or for a worker goes away soon, but
+ * kfree_rcu() may wait for five seconds if it had no memory to do it well.
+ */
 #define SETTLE_USECS	10000
-#define MAX_SETTLES	100
+#define SOON_SETTLES	50
+#define LATE_SETTLES	1000
 
-static inline const char *find_leak(const struct left *before)
+static inline const char *find_leak(const struct left *before,
+				    unsigned int max_settles)
 {
 	struct left after;
 	const char *more;
 	unsigned int i;
 
-	for (i = 0; i < MAX_SETTLES; i++) {
+	for (i = 0; i < max_settles; i++) {
 		count_left(&after);
 		more = find_more(before, &after);
 		if (!more)
@@ -280,6 +298,7 @@ struct env {
 	int fd;
 	u8 *mem;
 	void *data;
+	unsigned int nr_tries;
 };
 
 /* What becomes of the failures. */
@@ -304,6 +323,7 @@ enum outcome {
  * @outcome: what is expected of the failures
  * @may_populate: pages that were allocated before the failure stay
  * @may_convert: so do pages that were converted; @failed checks them
+ * @sparse: it takes so long that only the first and some others fail
  */
 struct op {
 	u64 nr_pages;
@@ -319,6 +339,7 @@ struct op {
 	enum outcome outcome;
 	bool may_populate;
 	bool may_convert;
+	bool sparse;
 };
 
 #define TEST_SLOT	10
@@ -463,7 +484,7 @@ static inline bool fail_one(struct env *env, unsigned int n, unsigned int *nr_er
 
 	/* Its caches are empty only once. */
 	if (op->with_vcpu)
-		env->vcpu = __vm_vcpu_add(env->vm, n - 1);
+		env->vcpu = __vm_vcpu_add(env->vm, env->nr_tries);
 	if (op->prepare)
 		op->prepare(env);
 	before = file_state(env);
@@ -492,22 +513,23 @@ static inline bool fail_one(struct env *env, unsigned int n, unsigned int *nr_er
 
 static inline unsigned int fail_each(struct env *env, unsigned int *nr_errors)
 {
-	unsigned int n = 0;
-	bool injected;
+	unsigned int n = 1;
 
 	*nr_errors = 0;
 	open_env(env);
-	do {
-		injected = fail_one(env, ++n, nr_errors);
-	} while (injected && n < MAX_FAILURES);
+	for (env->nr_tries = 0; fail_one(env, n, nr_errors); env->nr_tries++) {
+		if (env->nr_tries == MAX_FAILURES)
+			break;
+		n = env->op->sparse ? 16 * n + 1 : n + 1;
+	}
 	close_env(env);
 
-	return n - 1;
+	return env->nr_tries;
 }
 
 /*
  * What is allocated once and kept is no leak: it comes in the first pass.  A
- * leak is there in every pass.
+ * leak is there in every pass, and after the last one it is worth the wait.
  */
 #define MAX_PASSES	3
 
@@ -522,7 +544,8 @@ static inline const char *fail_each_and_count(struct env *env,
 	for (i = 0; i < MAX_PASSES; i++) {
 		count_left(&before);
 		*nr_failures = fail_each(env, nr_errors);
-		more = find_leak(&before);
+		more = find_leak(&before, i < MAX_PASSES - 1 ? SOON_SETTLES :
+							     LATE_SETTLES);
 		if (!more)
 			break;
 	}

@@ -10,8 +10,10 @@
  */
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "guest_memfd_fail_nth.h"
+#include "guest_memfd_hugetlb.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -468,6 +470,369 @@ static const struct op prefault_op = {
 	.may_populate = true,
 };
 
+/* Huge files */
+
+#define NR_BLOCKS	2
+#define HUGE_TIMEOUT	(2 * TEST_TIMEOUT)
+
+/**
+ * struct huge - what there is beside the file
+ * @block: size of a block
+ * @hvo: the pool saves the struct pages of its free blocks
+ * @pool: as it is without the file
+ * @nr_hugetlb: pages in use, as they are counted elsewhere; not of the file
+ * @cgroup: there is one that is charged for the blocks
+ */
+struct huge {
+	u64 block;
+	bool hvo;
+	struct gmem_pool_counts pool;
+	long nr_hugetlb;
+	bool cgroup;
+};
+
+static u64 block_pages(struct env *env)
+{
+	struct huge *huge = env->data;
+
+	return huge->block / GMEM_PAGE_SIZE;
+}
+
+#define CGROUP_ROOT	"/sys/fs/cgroup"
+#define CGROUP		CGROUP_ROOT "/guest_memfd_fail_nth"
+
+static int enter_cgroup(const char *cgroup)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
+	return write_file(path, "0");
+}
+
+static long cgroup_blocks(struct huge *huge, const char *name)
+{
+	char path[128], text[32];
+
+	snprintf(path, sizeof(path), CGROUP "/hugetlb.%s.%s",
+		 huge->block == SZ_1G ? "1GB" : "2MB", name);
+	TEST_ASSERT(!read_file(path, text, sizeof(text)), "Cannot read %s", path);
+	return atol(text) / huge->block;
+}
+
+static long nr_hugetlb(void)
+{
+	struct left left;
+
+	count_vmstats(&left);
+	return left.vmstats[VMSTAT_HUGETLB];
+}
+
+/* Of the blocks reserved for the file, @nr_taken are taken. */
+static bool pool_fits(struct huge *huge, long nr_reserved, long nr_taken)
+{
+	struct gmem_pool_counts want = huge->pool;
+
+	want.free -= nr_taken;
+	want.resv += nr_reserved - nr_taken;
+	if (!gmem_pool_becomes(huge->block, want) || nr_hugetlb() != huge->nr_hugetlb)
+		return false;
+
+	return !huge->cgroup ||
+	       (cgroup_blocks(huge, "rsvd.current") == nr_reserved &&
+		cgroup_blocks(huge, "current") == nr_taken);
+}
+
+static void check_no_file(struct env *env)
+{
+	TEST_ASSERT(pool_fits(env->data, 0, 0), "Blocks are still taken or reserved");
+}
+
+/* Pages are in blocks, but not all that a block could have. */
+static void check_blocks(struct env *env)
+{
+	u64 nr_taken = fdinfo(env, "blocks");
+
+	TEST_ASSERT(fdinfo(env, "allocated") <= nr_taken * block_pages(env),
+		    "There are pages without a block");
+	TEST_ASSERT(pool_fits(env->data, NR_BLOCKS, nr_taken),
+		    "Pool and cgroup do not fit %lu blocks", nr_taken);
+}
+
+/* All of block @nr can be used, and is empty but for @but; nothing else is there. */
+static void check_only_block(struct env *env, u64 nr, u64 but)
+{
+	u64 first = nr * block_pages(env), step = block_pages(env) / UNIT, i;
+
+	TEST_ASSERT_EQ(fdinfo(env, "allocated"), block_pages(env));
+	TEST_ASSERT_EQ(fdinfo(env, "blocks"), 1);
+	check_blocks(env);
+
+	for (i = first; i < first + block_pages(env); i += step) {
+		if (i != but)
+			TEST_ASSERT_EQ(gmem_peek(page(env, i)), 0);
+		/* Whoever gets it next must not see this. */
+		gmem_poke(page(env, i), 0x99);
+	}
+}
+
+static void huge_created(struct env *env)
+{
+	TEST_ASSERT_EQ(fdinfo(env, "size"), file_size(env));
+	check_blocks(env);
+	kvm_close(env->fd);
+	check_no_file(env);
+}
+
+static const struct op huge_create = {
+	.no_file = true,
+	.run = create,
+	.failed = check_no_file,
+	.done = huge_created,
+	.errors = { ENOMEM },
+};
+
+/* The second one: it has an index that takes a node of the xarray. */
+static int populate_block(struct env *env)
+{
+	return try_populate(env, block_pages(env) + FAULT_PAGE, 1);
+}
+
+/* Some of it may be there already. */
+static void rest_of_block_by_fault(struct env *env)
+{
+	check_blocks(env);
+	TEST_ASSERT_EQ(gmem_peek(page(env, 2 * block_pages(env) - 1)), 0);
+	TEST_ASSERT_EQ(fdinfo(env, "allocated"), block_pages(env));
+}
+
+static void block_is_there(struct env *env)
+{
+	check_only_block(env, 1, -1);
+}
+
+static const struct op huge_populate = {
+	.prepare = prepare_hole,
+	.run = populate_block,
+	.failed = rest_of_block_by_fault,
+	.done = block_is_there,
+	.errors = { ENOMEM, ENOSPC },
+	.may_populate = true,
+};
+
+static void hole_instead(struct env *env)
+{
+	check_blocks(env);
+	punch_all(env);
+	TEST_ASSERT_EQ(fdinfo(env, "allocated"), 0);
+	check_blocks(env);
+}
+
+static const struct op huge_populate_hole = {
+	.prepare = prepare_hole,
+	.run = populate_block,
+	.failed = hole_instead,
+	.done = block_is_there,
+	.errors = { ENOMEM, ENOSPC },
+	.may_populate = true,
+};
+
+/* Tried again if there is no memory, but not if there is no block. */
+static void huge_written(struct env *env)
+{
+	TEST_ASSERT_EQ(gmem_peek(page(env, FAULT_PAGE)), 0x55);
+	check_only_block(env, 0, FAULT_PAGE);
+}
+
+static const struct op huge_fault = {
+	.prepare = prepare_hole,
+	.run = write_touch,
+	.failed = check_blocks,
+	.done = huge_written,
+	.errors = { EFAULT },
+	.outcome = ABSORBED,
+	.may_populate = true,
+};
+
+static void huge_syscall_written(struct env *env)
+{
+	check_only_block(env, 0, FAULT_PAGE);
+}
+
+static const struct op huge_syscall_fault = {
+	.prepare = prepare_hole,
+	.run = syscall_touch,
+	.failed = check_blocks,
+	.done = huge_syscall_written,
+	.errors = { EFAULT },
+	.may_populate = true,
+};
+
+/* A hole, one of whose pages is private */
+
+static void prepare_block_punch(struct env *env)
+{
+	unmap(env);
+	gmem_pages_to_shared(env->fd, 0, env->op->nr_pages);
+	punch_all(env);
+	remap(env);
+	gmem_poke(page(env, FAULT_PAGE), 0x11);
+	gmem_poke(page(env, block_pages(env) + FAULT_PAGE), 0x22);
+	gmem_pages_to_private(env->fd, FAULT_PAGE + 1, 1);
+}
+
+static int punch_block(struct env *env)
+{
+	return fallocate(env->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			 block_pages(env) * GMEM_PAGE_SIZE) ? errno : 0;
+}
+
+static void block_punched(struct env *env)
+{
+	TEST_ASSERT_EQ(fdinfo(env, "private"), 1);
+	check_only_block(env, 1, block_pages(env) + FAULT_PAGE);
+	/* What the hole has given back can be taken again. */
+	TEST_ASSERT_EQ(gmem_peek(page(env, FAULT_PAGE)), 0);
+	check_blocks(env);
+}
+
+static const struct op huge_punch = {
+	.prepare = prepare_block_punch,
+	.run = punch_block,
+	.done = block_punched,
+	.outcome = NEVER_FAILS,
+};
+
+/* Close: a block that is full, or one that is half filled */
+
+static void prepare_huge_close(struct env *env)
+{
+	env->fd = vm_create_guest_memfd(env->vm, file_size(env), env->op->flags);
+	TEST_ASSERT_EQ(populate_block(env), 0);
+	gmem_pages_to_private(env->fd, block_pages(env) + 5, 8);
+	set_slot(env, TEST_GPA, env->op->nr_pages);
+}
+
+static void huge_closed(struct env *env)
+{
+	closed(env);
+	check_no_file(env);
+}
+
+static const struct op huge_close = {
+	.no_file = true,
+	.prepare = prepare_huge_close,
+	.run = close_file,
+	.done = huge_closed,
+	.outcome = NEVER_FAILS,
+};
+
+static void prepare_half_close(struct env *env)
+{
+	unsigned int n = 0;
+
+	env->fd = vm_create_guest_memfd(env->vm, file_size(env), env->op->flags);
+	/* Once there is a block, the third node of the page cache is too much. */
+	while (!fdinfo(env, "allocated")) {
+		n = fdinfo(env, "blocks") ? 3 : n + 1;
+		inject_start(env->injector, REST_FAILS, n);
+		populate_block(env);
+		TEST_ASSERT(inject_stop(env->injector), "The block is full");
+	}
+	set_slot(env, TEST_GPA, env->op->nr_pages);
+}
+
+static const struct op huge_close_half = {
+	.no_file = true,
+	.prepare = prepare_half_close,
+	.run = close_file,
+	.done = huge_closed,
+	.outcome = NEVER_FAILS,
+};
+
+/* Guests: the code is in a memslot of its own, the data where a block can be mapped */
+
+#define CODE_SLOT	(TEST_SLOT + 1)
+#define DATA_GPA	((u64)SZ_1G)
+
+static u8 code_memory[2 * GMEM_PAGE_SIZE] __aligned(GMEM_PAGE_SIZE);
+
+static void prepare_huge_guest(struct env *env)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs = {
+		.rip = CODE_PAGE * GMEM_PAGE_SIZE,
+		.rflags = X86_EFLAGS_FIXED,
+	};
+
+	memcpy(code_memory + GMEM_PAGE_SIZE, guest_code, sizeof(guest_code));
+	vm_set_user_memory_region(env->vm, CODE_SLOT, 0, 0, sizeof(code_memory),
+				  code_memory);
+	if (!env->mem)
+		set_slot(env, DATA_GPA, env->op->nr_pages);
+	prepare_hole(env);
+
+	vcpu_sregs_get(env->vcpu, &sregs);
+	sregs.cs.base = 0;
+	sregs.cs.selector = 0;
+	sregs.ds.base = DATA_GPA;
+	vcpu_sregs_set(env->vcpu, &sregs);
+	vcpu_regs_set(env->vcpu, &regs);
+}
+
+static long block_leaves(struct env *env)
+{
+	struct huge *huge = env->data;
+
+	return huge->block == SZ_1G ? vm_get_stat(env->vm, pages_1g) :
+				      vm_get_stat(env->vm, pages_2m);
+}
+
+static void huge_vcpu_has_run(struct env *env)
+{
+	TEST_ASSERT_KVM_EXIT_REASON(env->vcpu, KVM_EXIT_HLT);
+	TEST_ASSERT_EQ(block_leaves(env), 1);
+	TEST_ASSERT_EQ(gmem_peek(page(env, GUEST_SHARED)), GUEST_BYTE);
+	TEST_ASSERT_EQ(gmem_peek(page(env, GUEST_PRIVATE)), GUEST_BYTE);
+	gmem_poke(page(env, GUEST_PRIVATE), 0);
+	check_only_block(env, 0, GUEST_SHARED);
+}
+
+static const struct op huge_vcpu_run = {
+	.with_vcpu = true,
+	.prepare = prepare_huge_guest,
+	.run = run_vcpu,
+	.failed = check_blocks,
+	.done = huge_vcpu_has_run,
+	.errors = { ENOMEM, ENOSPC },
+	.may_populate = true,
+};
+
+static int prefault_block(struct env *env)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = DATA_GPA + FAULT_PAGE * GMEM_PAGE_SIZE,
+		.size = GMEM_PAGE_SIZE,
+	};
+
+	return __vcpu_ioctl(env->vcpu, KVM_PRE_FAULT_MEMORY, &range) ? errno : 0;
+}
+
+static void block_prefaulted(struct env *env)
+{
+	TEST_ASSERT_EQ(block_leaves(env), 1);
+	check_only_block(env, 0, -1);
+}
+
+static const struct op huge_prefault = {
+	.with_vcpu = true,
+	.prepare = prepare_huge_guest,
+	.run = prefault_block,
+	.failed = check_blocks,
+	.done = block_prefaulted,
+	.errors = { ENOMEM, ENOSPC },
+	.may_populate = true,
+};
+
 FIXTURE(operation) {
 	struct injector injector;
 };
@@ -521,6 +886,104 @@ TEST_F_TIMEOUT(operation, is_all_or_nothing_when_one_allocation_fails, TEST_TIME
 TEST_F_TIMEOUT(operation, is_all_or_nothing_when_memory_runs_out, TEST_TIMEOUT)
 {
 	fail_operation(_metadata, variant->op, &self->injector, REST_FAILS);
+}
+
+FIXTURE(huge_operation) {
+	struct injector injector;
+	struct huge huge;
+	void *held;
+};
+
+FIXTURE_VARIANT(huge_operation) {
+	const struct op *op;
+	u64 block;
+};
+
+FIXTURE_SETUP(huge_operation)
+{
+	struct huge *huge = &self->huge;
+	char text[16];
+
+	huge->block = variant->block;
+	if (gmem_pool_read(SZ_2M, "nr_hugepages") < NR_BLOCKS + 1)
+		gmem_pool_write(SZ_2M, "nr_hugepages", 8);
+	/* Where there are some, it shows if too few are counted. */
+	self->held = mmap(NULL, SZ_2M, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB |
+			  MAP_HUGE_2MB | MAP_POPULATE, -1, 0);
+	if (self->held == MAP_FAILED)
+		SKIP(return, "no huge page of 2 MiB");
+
+	huge->pool = gmem_pool_count(huge->block);
+	if (huge->pool.free - huge->pool.resv < NR_BLOCKS)
+		SKIP(return, "needs %d free huge pages of %lu kB", NR_BLOCKS,
+		     huge->block / SZ_1K);
+	huge->nr_hugetlb = nr_hugetlb();
+	huge->hvo = !read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", text,
+			       sizeof(text)) && text[0] == '1';
+	/* One that failed may have left its own. */
+	rmdir(CGROUP);
+	huge->cgroup = !mkdir(CGROUP, 0755) &&
+		       !access(CGROUP "/hugetlb.2MB.current", R_OK) &&
+		       !enter_cgroup(CGROUP);
+	SETUP_INJECTION(&self->injector);
+}
+
+FIXTURE_TEARDOWN(huge_operation)
+{
+	inject_teardown(&self->injector);
+	enter_cgroup(CGROUP_ROOT);
+	rmdir(CGROUP);
+	munmap(self->held, SZ_2M);
+}
+
+#define HUGE_OPERATION(_name, _op, _block) \
+	FIXTURE_VARIANT_ADD(huge_operation, _name) { .op = &(_op), .block = _block }
+
+HUGE_OPERATION(create, huge_create, SZ_2M);
+HUGE_OPERATION(populate, huge_populate, SZ_2M);
+HUGE_OPERATION(populate_with_hole, huge_populate_hole, SZ_2M);
+HUGE_OPERATION(write_fault, huge_fault, SZ_2M);
+HUGE_OPERATION(fault_in_a_system_call, huge_syscall_fault, SZ_2M);
+HUGE_OPERATION(punch, huge_punch, SZ_2M);
+HUGE_OPERATION(close, huge_close, SZ_2M);
+HUGE_OPERATION(close_half_filled, huge_close_half, SZ_2M);
+HUGE_OPERATION(vcpu_run, huge_vcpu_run, SZ_2M);
+HUGE_OPERATION(pre_fault, huge_prefault, SZ_2M);
+/* It takes seconds to zero a block. */
+HUGE_OPERATION(create_1G, huge_create, SZ_1G);
+HUGE_OPERATION(populate_1G, huge_populate, SZ_1G);
+
+static void fail_huge_operation(struct __test_metadata *_metadata,
+				struct op op, struct huge *huge,
+				struct injector *injector, enum failing failing)
+{
+	struct env env = {
+		.op = &op,
+		.injector = injector,
+		.failing = failing,
+		.data = huge,
+	};
+
+	op.nr_pages = NR_BLOCKS * huge->block / GMEM_PAGE_SIZE;
+	op.flags = SHARED_FILE | gmem_hugetlb_flag(huge->block);
+	op.sparse = huge->block == SZ_1G && !op.no_file;
+	/* A block can fail to get its struct pages back: then there is none. */
+	if (huge->hvo && op.outcome == ABSORBED)
+		op.outcome = ENDS_IN_ERROR;
+	run_op(_metadata, &env, op.outcome);
+}
+
+TEST_F_TIMEOUT(huge_operation, is_all_or_nothing_when_one_allocation_fails, HUGE_TIMEOUT)
+{
+	fail_huge_operation(_metadata, *variant->op, &self->huge, &self->injector,
+			    ONE_FAILS);
+}
+
+TEST_F_TIMEOUT(huge_operation, is_all_or_nothing_when_memory_runs_out, HUGE_TIMEOUT)
+{
+	fail_huge_operation(_metadata, *variant->op, &self->huge, &self->injector,
+			    REST_FAILS);
 }
 
 TEST_HARNESS_MAIN

@@ -295,8 +295,9 @@ EXPORT_SYMBOL_GPL(guest_memfd_max_order);
  *
  * Context: any.  Only holds for a view that has not been through @begin since
  * it asked, as with guest_memfd_is_private().
- * Return: the largest order whose aligned run around @index is contiguous in
- * memory, has one state and no broken page; if @index is broken, zero.
+ * Return: the largest order of 1 GiB, 2 MiB and a page whose aligned run around
+ * @index is contiguous in memory, has one state and no broken page; if @index is
+ * broken, zero.
  */
 unsigned int guest_memfd_order(struct inode *inode, pgoff_t index)
 {

@@ -449,8 +449,8 @@ TEST(perf_finds_no_build_id_in_a_private_page)
 			perf);
 
 	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	fd = vm_create_guest_memfd(vm, GMEM_PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP |
-				   GUEST_MEMFD_FLAG_INIT_SHARED);
+	fd = gmem_create_file(vm, GMEM_PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP |
+			      GUEST_MEMFD_FLAG_INIT_SHARED);
 	mem = gmem_map_pages(fd, 1);
 	put_build_id(mem);
 	gmem_pages_to_private(fd, 0, 1);
@@ -470,4 +470,8 @@ TEST(perf_finds_no_build_id_in_a_private_page)
 	kvm_vm_free(vm);
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

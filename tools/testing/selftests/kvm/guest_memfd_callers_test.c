@@ -267,4 +267,8 @@ TEST_F(caller, does_its_work_on_a_page_that_is_shared_again)
 	EXPECT_EQ(GMEM_PAGE_SIZE, variant->finish());
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

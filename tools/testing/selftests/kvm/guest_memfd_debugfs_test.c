@@ -19,6 +19,7 @@
 #define EVENTS		TRACEFS "/events/guest_memfd/enable"
 
 #define NR_PAGES	(SZ_4M / GMEM_PAGE_SIZE)
+#define PAGES_PER_2M	(SZ_2M / GMEM_PAGE_SIZE)
 
 /*
  * A file that is all shared, and what can be read of it.
@@ -28,6 +29,7 @@ FIXTURE(watched) {
 	int fd;
 	u8 *mem;
 	u64 ino;
+	u64 size;
 	char runs[64];
 	char text[16384];
 };
@@ -73,6 +75,7 @@ FIXTURE_SETUP(watched)
 	write_file(TRACEFS "/trace", "");
 	write_file(EVENTS, "1");
 	self->fd = gmem_create_shared(&self->vm, NR_PAGES);
+	self->size = gmem_whole_blocks(NR_PAGES) * GMEM_PAGE_SIZE;
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
 	self->ino = ino_of(self->fd);
 	snprintf(self->runs, sizeof(self->runs), DEBUGFS "/%lu/runs", self->ino);
@@ -98,20 +101,34 @@ static const char *runs(struct _test_data_watched *self)
 	return self->text;
 }
 
+static unsigned int max_order(void)
+{
+	return ffsl(gmem_block_size() / GMEM_PAGE_SIZE) - 1;
+}
+
 TEST_F(watched, new_file_is_one_run)
 {
-	EXPECT_STREQ("0x0 0x400000 shared 0\n", runs(self));
+	char want[64];
+
+	snprintf(want, sizeof(want), "0x0 0x%lx shared %u\n", self->size, max_order());
+	EXPECT_STREQ(want, runs(self));
 }
 
 TEST_F(watched, runs_follow_conversions)
 {
-	gmem_pages_to_private(self->fd, 3, 2);
-	gmem_pages_to_private(self->fd, NR_PAGES / 2, NR_PAGES / 2);
+	char want[128];
 
-	EXPECT_STREQ("0x0 0x3000 shared 0\n"
-		     "0x3000 0x2000 private 0\n"
-		     "0x5000 0x1fb000 shared 0\n"
-		     "0x200000 0x200000 private 0\n", runs(self));
+	gmem_pages_to_private(self->fd, 3, 2);
+	gmem_pages_to_private(self->fd, PAGES_PER_2M,
+			      gmem_whole_blocks(NR_PAGES) - PAGES_PER_2M);
+
+	snprintf(want, sizeof(want),
+		 "0x0 0x3000 shared 0\n"
+		 "0x3000 0x2000 private 0\n"
+		 "0x5000 0x1fb000 shared 0\n"
+		 "0x200000 0x%lx private %u\n",
+		 self->size - SZ_2M, gmem_has_blocks() ? 9 : 0);
+	EXPECT_STREQ(want, runs(self));
 }
 
 /* More than one read() gets. */
@@ -134,7 +151,7 @@ TEST_F(watched, many_runs_come_all_and_in_order)
 		end = start + len;
 		nr++;
 	}
-	EXPECT_EQ(NR_PAGES * GMEM_PAGE_SIZE, end);
+	EXPECT_EQ(self->size, end);
 	EXPECT_EQ(NR_PAGES / 2, nr);
 }
 
@@ -181,20 +198,28 @@ static const char *event(struct _test_data_watched *self, const char *name)
 
 TEST_F(watched, creation_is_traced)
 {
-	EXPECT_STREQ("size=0x400000 flags=mmap|init-shared|track-state",
-		     event(self, "guest_memfd_create"));
+	char want[128];
+	int len;
+
+	len = snprintf(want, sizeof(want),
+		       "size=0x%lx flags=mmap|init-shared|track-state", self->size);
+	if (gmem_has_blocks())
+		snprintf(want + len, sizeof(want) - len, "|hugetlb|0x%lx",
+			 gmem_hugetlb_flag(gmem_block_size()) & GUEST_MEMFD_HUGETLB_MASK);
+	EXPECT_STREQ(want, event(self, "guest_memfd_create"));
 }
 
 TEST_F(watched, allocation_is_traced_once)
 {
+	const char *name = gmem_has_blocks() ? "guest_memfd_split" : "guest_memfd_allocate";
+	const char *want = gmem_has_blocks() ? "index=0 pfn=0x" : "index=5 pfn=0x";
 	char key[64];
 
 	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 1);
 	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 2);
-	EXPECT_EQ(0, strncmp("index=5 pfn=0x", event(self, "guest_memfd_allocate"),
-			     14));
+	EXPECT_EQ(0, strncmp(want, event(self, name), strlen(want)));
 
-	snprintf(key, sizeof(key), "guest_memfd_allocate: ino=%lu", self->ino);
+	snprintf(key, sizeof(key), "%s: ino=%lu", name, self->ino);
 	read_file(TRACEFS "/trace", self->text, sizeof(self->text));
 	EXPECT_EQ(NULL, strstr(strstr(self->text, key) + 1, key));
 }
@@ -229,18 +254,29 @@ TEST_F(watched, refused_conversion_tells_the_page_and_the_error)
 
 TEST_F(watched, hole_is_traced)
 {
+	char want[64] = "remove 3-5";
+
 	gmem_punch_pages(self->fd, 3, 2);
 
-	EXPECT_STREQ("remove 3-5", event(self, "guest_memfd_remove"));
+	if (gmem_has_blocks())
+		snprintf(want, sizeof(want), "remove 0-%lu", gmem_whole_blocks(5));
+	EXPECT_STREQ(want, event(self, "guest_memfd_remove"));
 }
 
 TEST_F(watched, end_is_traced)
 {
+	char want[64];
+
 	gmem_poke(self->mem + 5 * GMEM_PAGE_SIZE, 1);
 	drop_file(self->mem, self->fd);
 	self->fd = -1;
 
-	EXPECT_STREQ("nr_pages=1", event(self, "guest_memfd_free"));
+	snprintf(want, sizeof(want), "nr_pages=%lu", gmem_whole_blocks(1));
+	EXPECT_STREQ(want, event(self, "guest_memfd_free"));
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

@@ -282,4 +282,8 @@ FIXTURE_VARIANT_ADD(holder, pin_fast) { .ops = &pin_fast_ops };
 FIXTURE_VARIANT_ADD(holder, process_vm_readv) { .ops = &process_vm_readv_ops };
 FIXTURE_VARIANT_ADD(holder, process_vm_writev) { .ops = &process_vm_writev_ops };
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

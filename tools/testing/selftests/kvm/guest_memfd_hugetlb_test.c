@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "guest_memfd_hugetlb.h"
+#include "guest_memfd_util.h"
 #include "kselftest_harness.h"
 #include "numaif.h"
 

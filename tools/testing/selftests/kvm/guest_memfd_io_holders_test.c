@@ -202,8 +202,10 @@ FIXTURE_VARIANT_ADD(holder, direct_write) { .ops = &direct_write_ops };
 
 int main(int argc, char **argv)
 {
-	int ret = test_harness_run(argc, argv);
+	int ret;
 
+	gmem_check_pool_at_exit();
+	ret = test_harness_run(argc, argv);
 	remove_disk();
 	return ret;
 }

@@ -329,4 +329,8 @@ TEST_F(mapping, proc_mem_of_a_private_page_is_eio)
 	close(fd);
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

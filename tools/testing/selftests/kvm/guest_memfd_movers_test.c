@@ -443,4 +443,8 @@ TEST_F(mover, at_work_does_not_hold_up_conversions)
 		EXPECT_TRUE(gmem_has_stamp(page(i), i));
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

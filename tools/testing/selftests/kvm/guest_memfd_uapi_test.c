@@ -13,7 +13,8 @@
 #include "kvm_util.h"
 #include "test_util.h"
 
-#define FILE_SIZE	((u64)SZ_4M)
+/* A multiple of every block; nothing of it is allocated. */
+#define FILE_SIZE	((u64)SZ_1G)
 #define FILE_PAGES	(FILE_SIZE / GMEM_PAGE_SIZE)
 #define TRACKING	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 
@@ -53,7 +54,7 @@ FIXTURE_SETUP(vm_type)
 		SKIP(return, "no such VM type");
 
 	self->vm = vm_create_barebones_type(variant->type);
-	self->fd = vm_create_guest_memfd(self->vm, FILE_SIZE, TRACKING);
+	self->fd = gmem_create_file(self->vm, FILE_SIZE, TRACKING);
 }
 
 FIXTURE_TEARDOWN(vm_type)
@@ -107,7 +108,7 @@ TEST_F(vm_type, shared_page_can_be_mapped)
 
 TEST_F(vm_type, page_is_private_at_first_without_init_shared)
 {
-	int fd = vm_create_guest_memfd(self->vm, FILE_SIZE, GUEST_MEMFD_FLAG_MMAP);
+	int fd = gmem_create_file(self->vm, FILE_SIZE, GUEST_MEMFD_FLAG_MMAP);
 	u8 *mem = kvm_mmap(FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 
 	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(mem));
@@ -140,7 +141,7 @@ TEST_F(vm_type, page_can_be_made_private_if_the_vm_has_private_memory)
 TEST_F(vm_type, fdinfo_of_a_new_file)
 {
 	EXPECT_EQ(FILE_SIZE, gmem_fdinfo(self->fd, "size"));
-	EXPECT_EQ(GMEM_PAGE_SIZE, gmem_fdinfo(self->fd, "block-size"));
+	EXPECT_EQ(gmem_block_size(), gmem_fdinfo(self->fd, "block-size"));
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "allocated"));
 	EXPECT_EQ(FILE_PAGES, gmem_fdinfo(self->fd, "shared"));
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "private"));
@@ -248,7 +249,7 @@ FIXTURE_SETUP(argument)
 		type = KVM_X86_SW_PROTECTED_VM;
 #endif
 	self->vm = vm_create_barebones_type(type);
-	self->fd = vm_create_guest_memfd(self->vm, FILE_SIZE, TRACKING);
+	self->fd = gmem_create_file(self->vm, FILE_SIZE, TRACKING);
 	self->attributes = vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
 }
 
@@ -359,4 +360,8 @@ TEST_F(argument, is_einval)
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "private"));
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

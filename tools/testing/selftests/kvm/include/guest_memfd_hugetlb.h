@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the tests of huge guest_memfds ask of the hugetlb pool.
+ * What the tests of guest_memfds of huge blocks ask of the hugetlb pool.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 #define SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 
+#include <stdio.h>
+#include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
-#include "guest_memfd_util.h"
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "test_util.h"
 
 /* How long a block may take to be back after the last reference has gone. */
 #define GMEM_JOIN_MSECS		1000
@@ -80,6 +86,21 @@ static inline bool gmem_pool_becomes(u64 block_size, struct gmem_pool_counts wan
 	} while (msecs < GMEM_JOIN_MSECS);
 
 	return gmem_pool_is(block_size, want);
+}
+
+/* All of the system. */
+static inline unsigned long gmem_broken_kbytes(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	unsigned long kbytes = 0;
+	char line[128];
+
+	TEST_ASSERT(file, "Cannot open /proc/meminfo");
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "HardwareCorrupted: %lu", &kbytes) == 1)
+			break;
+	fclose(file);
+	return kbytes;
 }
 
 static inline u64 gmem_hugetlb_flag(u64 block_size)

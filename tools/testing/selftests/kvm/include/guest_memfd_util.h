@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -16,12 +17,95 @@
 #include <linux/falloc.h>
 #include <linux/sizes.h>
 
+#include "guest_memfd_hugetlb.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
 #include "test_util.h"
 
 /* guest_memfd depends on pages of this size, and guests cannot ask libc. */
 #define GMEM_PAGE_SIZE	SZ_4K
+
+/*
+ * What the files are made of: pages, or with GUEST_MEMFD_BLOCK=2M or =1G blocks
+ * out of the hugetlb pool.
+ */
+static inline u64 gmem_block_size(void)
+{
+	const char *block = getenv("GUEST_MEMFD_BLOCK");
+
+	if (!block)
+		return GMEM_PAGE_SIZE;
+	if (!strcmp(block, "2M"))
+		return SZ_2M;
+	TEST_ASSERT(!strcmp(block, "1G"), "GUEST_MEMFD_BLOCK is neither 2M nor 1G");
+	return SZ_1G;
+}
+
+static inline bool gmem_has_blocks(void)
+{
+	return gmem_block_size() != GMEM_PAGE_SIZE;
+}
+
+/* The pages of as many whole blocks as it takes for the first @nr_pages. */
+static inline u64 gmem_whole_blocks(u64 nr_pages)
+{
+	u64 block_pages = gmem_block_size() / GMEM_PAGE_SIZE;
+
+	return (nr_pages + block_pages - 1) / block_pages * block_pages;
+}
+
+/* A file of whole blocks, so it may be larger. */
+static inline int gmem_create_file(struct kvm_vm *vm, u64 size, u64 flags)
+{
+	if (gmem_has_blocks())
+		flags |= gmem_hugetlb_flag(gmem_block_size());
+	size = gmem_whole_blocks(size / GMEM_PAGE_SIZE) * GMEM_PAGE_SIZE;
+
+	return vm_create_guest_memfd(vm, size, flags);
+}
+
+/* Tests have processes of their own, which may exit as well. */
+static struct {
+	struct gmem_pool_counts pool;
+	unsigned long broken;
+	pid_t pid;
+} gmem_before_tests;
+
+/* Only blocks with a page that was broken may be lost. */
+static inline void gmem_check_pool(void)
+{
+	struct gmem_pool_counts want = gmem_before_tests.pool;
+	u64 block_size = gmem_block_size();
+	long nr;
+
+	if (getpid() != gmem_before_tests.pid)
+		return;
+
+	if (gmem_broken_kbytes() != gmem_before_tests.broken) {
+		usleep(GMEM_JOIN_MSECS * 1000);
+		nr = gmem_pool_read(block_size, "nr_hugepages");
+		want.free -= want.nr - nr;
+		want.nr = nr;
+	}
+	if (gmem_pool_becomes(block_size, want))
+		return;
+
+	ksft_print_msg("The pool was not as before a second after the tests\n");
+	fflush(stdout);
+	_exit(KSFT_FAIL);
+}
+
+/* The harness exits by itself; then the pool must be as it is now. */
+static inline void gmem_check_pool_at_exit(void)
+{
+	if (!gmem_has_blocks())
+		return;
+
+	gmem_before_tests.pool = gmem_pool_count(gmem_block_size());
+	gmem_before_tests.broken = gmem_broken_kbytes();
+	gmem_before_tests.pid = getpid();
+	TEST_ASSERT(!atexit(gmem_check_pool), "atexit() failed");
+}
 
 /* Instead of the byte, if there was a SIGBUS. */
 #define GMEM_SIGBUS	(-1)
@@ -171,8 +255,13 @@ static inline void gmem_pages_to_shared(int gmem_fd, u64 first, u64 nr_pages)
 			nr_pages * GMEM_PAGE_SIZE);
 }
 
+/* And whatever else is in their blocks. */
 static inline void gmem_punch_pages(int gmem_fd, u64 first, u64 nr_pages)
 {
+	u64 end = gmem_whole_blocks(first + nr_pages);
+
+	first -= first % (gmem_block_size() / GMEM_PAGE_SIZE);
+	nr_pages = end - first;
 	kvm_fallocate(gmem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 		      first * GMEM_PAGE_SIZE, nr_pages * GMEM_PAGE_SIZE);
 }
@@ -201,9 +290,9 @@ static inline bool gmem_can_convert(void)
 static inline int gmem_create_shared(struct kvm_vm **vm, u64 nr_pages)
 {
 	*vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	return vm_create_guest_memfd(*vm, nr_pages * GMEM_PAGE_SIZE,
-				     GUEST_MEMFD_FLAG_MMAP |
-				     GUEST_MEMFD_FLAG_INIT_SHARED);
+	return gmem_create_file(*vm, nr_pages * GMEM_PAGE_SIZE,
+				GUEST_MEMFD_FLAG_MMAP |
+				GUEST_MEMFD_FLAG_INIT_SHARED);
 }
 #endif
 

@@ -9,6 +9,7 @@
 
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
+#include "guest_memfd_util.h"
 #include "kselftest_harness.h"
 #include "processor.h"
 #include "ucall_common.h"

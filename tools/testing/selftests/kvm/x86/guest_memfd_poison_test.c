@@ -308,9 +308,9 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 	if (access(CORRUPT_PFN, W_OK))
 		SKIP(return, "no CONFIG_HWPOISON_INJECT");
 
-	hole.fd = vm_create_guest_memfd(vm, BIG_PAGES * GMEM_PAGE_SIZE,
-					GUEST_MEMFD_FLAG_MMAP |
-					GUEST_MEMFD_FLAG_INIT_SHARED);
+	hole.fd = gmem_create_file(vm, BIG_PAGES * GMEM_PAGE_SIZE,
+				   GUEST_MEMFD_FLAG_MMAP |
+				   GUEST_MEMFD_FLAG_INIT_SHARED);
 	mem = gmem_map_pages(hole.fd, BIG_PAGES);
 
 	for (i = 0; i < NR_BREAKS; i++) {
@@ -333,4 +333,8 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 	kvm_vm_free(vm);
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

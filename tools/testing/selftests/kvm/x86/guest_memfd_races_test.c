@@ -602,4 +602,8 @@ TEST_F(race, page_that_gup_has_taken_is_not_made_private)
 	TH_LOG("taken %lu times, private %lu times", taker.nr_taken, nr_private);
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

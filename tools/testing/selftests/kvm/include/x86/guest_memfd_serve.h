@@ -119,9 +119,9 @@ static inline int create_served(struct kvm_vm **vm, struct kvm_vcpu **vcpu,
 	int fd;
 
 	*vm = vm_create_shape_with_one_vcpu(shape, vcpu, guest_serve);
-	fd = vm_create_guest_memfd(*vm, nr_pages * GMEM_PAGE_SIZE,
-				   GUEST_MEMFD_FLAG_MMAP |
-				   GUEST_MEMFD_FLAG_INIT_SHARED);
+	fd = gmem_create_file(*vm, nr_pages * GMEM_PAGE_SIZE,
+			      GUEST_MEMFD_FLAG_MMAP |
+			      GUEST_MEMFD_FLAG_INIT_SHARED);
 	set_slot(*vm, nr_pages, fd, 0);
 	virt_map(*vm, TRACKING_GPA, TRACKING_GPA, nr_pages);
 

@@ -109,24 +109,4 @@ static inline u64 gmem_hugetlb_flag(u64 block_size)
 	       (u64)(ffsl(block_size) - 1) << GUEST_MEMFD_HUGETLB_SHIFT;
 }
 
-/* Whoever breaks a page has it mapped, and is told of it by a signal. */
-static inline void gmem_break_page(void *page)
-{
-	sigjmp_buf env;
-
-	if (sigsetjmp(env, 1))
-		return;
-
-	gmem_expect_sigbus(&env);
-	/* Says whether it has found each user; what happens is for the test. */
-	madvise(page, GMEM_PAGE_SIZE, MADV_HWPOISON);
-	WRITE_ONCE(gmem_sigbus_env, NULL);
-}
-
-/* A block of 2 MiB can be replaced afterwards. */
-static inline bool gmem_can_break_page(u64 block_size)
-{
-	return block_size == SZ_2M && !access("/sys/kernel/debug/hwpoison", X_OK);
-}
-
 #endif /* SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H */

@@ -164,6 +164,26 @@ static inline int gmem_poke(void *addr, u8 byte)
 	return 0;
 }
 
+/* Whoever breaks a page has it mapped, and is told of it by a signal. */
+static inline void gmem_break_page(void *page)
+{
+	sigjmp_buf env;
+
+	if (sigsetjmp(env, 1))
+		return;
+
+	gmem_expect_sigbus(&env);
+	/* Says whether it has found each user; what happens is for the test. */
+	madvise(page, GMEM_PAGE_SIZE, MADV_HWPOISON);
+	WRITE_ONCE(gmem_sigbus_env, NULL);
+}
+
+/* A block of 2 MiB can be replaced afterwards. */
+static inline bool gmem_can_break_page(u64 block_size)
+{
+	return block_size == SZ_2M && !access("/sys/kernel/debug/hwpoison", X_OK);
+}
+
 static inline u64 gmem_pagemap_entry(const void *addr)
 {
 	int fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);

@@ -271,6 +271,7 @@ static struct kunit_suite hugetlb_split_suite = {
 	.name = "hugetlb_split",
 	.test_cases = hugetlb_split_cases,
 };
+
 kunit_test_suite(hugetlb_split_suite);
 
 MODULE_DESCRIPTION("KUnit tests of hugetlb_split");

@@ -423,11 +423,13 @@ TEST_F(hugetlb, surplus_block_that_is_reserved_stays_in_the_pool)
 
 	gmem_poke(mem, 1);
 	gmem_pool_write(self->block, "nr_hugepages", 0);
-	want.free = want.resv = NR_BLOCKS - 1;
+	want.free = NR_BLOCKS - 1;
+	want.resv = want.free;
 	EXPECT_TRUE(gmem_pool_is(self->block, want));
 
 	gmem_punch_pages(fd, 0, self->nr_pages);
-	want.free = want.resv = NR_BLOCKS;
+	want.free = NR_BLOCKS;
+	want.resv = want.free;
 	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
 	EXPECT_EQ(gmem_peek(mem), 0);
 	EXPECT_EQ(gmem_peek(mem + self->block), 0);

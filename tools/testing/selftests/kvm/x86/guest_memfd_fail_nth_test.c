@@ -5,8 +5,8 @@
  * The first, the second, ... allocation of an operation is made to fail until
  * there is none left, see Documentation/fault-injection/fault-injection.rst.
  * Either the kernel gets over it, or it says ENOMEM, or ENOSPC for a huge page
- * that can't be had, and nothing has changed, and the operation works when it is tried again.  In the end all memory is
- * back.
+ * that can't be had, and nothing has changed, and the operation works when it is
+ * tried again.  In the end all memory is back.
  */
 #include <fcntl.h>
 #include <sys/mman.h>

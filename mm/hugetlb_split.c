@@ -19,6 +19,7 @@
 #include "hugetlb_split.h"
 #include "hugetlb_vmemmap.h"
 #include "internal.h"
+#include "page_alloc.h"
 
 /* Others that look at a folio by its frame number let go of it soon. */
 #define HUGETLB_FREEZE_TRIES	100
@@ -257,8 +258,9 @@ static unsigned long hugetlb_join_pages(struct page *head, unsigned int order)
 	return nr_broken;
 }
 
+#ifdef CONFIG_MEMORY_FAILURE
 /* From now on the folio knows which of its pages are broken, not they. */
-static void hugetlb_join_broken(struct folio *folio, unsigned long nr_broken)
+static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)
 {
 	unsigned long i, nr_pages = folio_nr_pages(folio);
 
@@ -272,22 +274,72 @@ static void hugetlb_join_broken(struct folio *folio, unsigned long nr_broken)
 	}
 }
 
+/*
+ * A folio that can't be taken must not stand for what somebody else has reserved:
+ * the owner of the reservation bears the loss.
+ */
+static void hugetlb_cancel_reservation(struct hstate *h,
+				       struct hugepage_subpool *spool)
+{
+	spin_lock_irq(&spool->lock);
+	spool->min_hpages--;
+	spool->rsv_hpages--;
+	spin_unlock_irq(&spool->lock);
+
+	spin_lock_irq(&hugetlb_lock);
+	h->resv_huge_pages--;
+	spin_unlock_irq(&hugetlb_lock);
+}
+
+/* The allocator takes back what is broken, and would give it out again. */
+static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
+			       struct hugepage_subpool *spool,
+			       unsigned long nr_broken)
+{
+	struct page *head = &folio->page;
+	struct zone *zone = page_zone(head);
+	unsigned long i;
+	int err;
+
+	hugetlb_tell_broken(folio, nr_broken);
+	folio_ref_unfreeze(folio, 1);
+
+	/* In the lists of a CPU they would not be found. */
+	zone_pcp_disable(zone);
+	folio_put(folio);
+	err = dissolve_free_hugetlb_folio(folio);
+	if (err && spool) {
+		hugetlb_cancel_reservation(h, spool);
+		err = dissolve_free_hugetlb_folio(folio);
+	}
+	for (i = 0; !err && i < pages_per_huge_page(h); i++)
+		if (PageHWPoison(head + i) && take_page_off_buddy(head + i))
+			page_ref_inc(head + i);
+	zone_pcp_enable(zone);
+}
+#else
+static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
+			       struct hugepage_subpool *spool,
+			       unsigned long nr_broken)
+{
+}
+#endif
+
 /**
  * hugetlb_join_folio() - put a hugetlb folio together again and give it back
  * @split: as hugetlb_split_folio() has left it
  * @spool: the subpool whose reservation it takes with it, or NULL
  *
  * All pages are frozen and out of every list, mapping and LRU.  If some of them
- * are broken the folio is dissolved: the others go to the buddy allocator.
+ * are broken the folio is dissolved: the others go to the buddy allocator.  If
+ * all that is free is reserved, @spool has one reservation less afterwards.
  *
  * Context: process context, may sleep; between memory_failure_tryhold(), from
- * before the pages were frozen, and memory_failure_release().
- * Return: 0, or -EBUSY: it is broken, but all that is free in the pool is
- * reserved.  It stays there and is not taken again.  Dissolve it when there are
- * fewer reservations.
+ * before the pages were frozen, and memory_failure_release().  Nobody else takes
+ * from @spool or gives back.
  */
-int hugetlb_join_folio(struct hugetlb_split *split,
-		       struct hugepage_subpool *spool)
+void hugetlb_join_folio(struct hugetlb_split *split,
+			struct hugepage_subpool *spool)
 {
 	struct hstate *h = split->h;
 	struct folio *folio = page_folio(split->page);
@@ -311,10 +363,10 @@ int hugetlb_join_folio(struct hugetlb_split *split,
 	set_hugetlb_cgroup_rsvd(folio, split->cgroup_rsvd);
 	spin_unlock_irq(&hugetlb_lock);
 
-	if (nr_broken)
-		hugetlb_join_broken(folio, nr_broken);
-
-	folio_ref_unfreeze(folio, 1);
-	folio_put(folio);
-	return nr_broken ? dissolve_free_hugetlb_folio(folio) : 0;
+	if (nr_broken) {
+		hugetlb_put_broken(folio, h, spool, nr_broken);
+	} else {
+		folio_ref_unfreeze(folio, 1);
+		folio_put(folio);
+	}
 }

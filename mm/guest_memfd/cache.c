@@ -74,6 +74,23 @@ static void gmem_cache_unfreeze(struct page *page, unsigned int nr_pages)
 				   1 + GMEM_BLOCK_REFS);
 }
 
+/* Found broken while nobody could get at it: nobody has reported it. */
+static void gmem_cache_mark_broken(struct xa_state *xas, struct page *page,
+				   pgoff_t index)
+{
+	unsigned int i;
+
+	/* memory_failure() marks the page first and looks for references then. */
+	smp_mb();
+	for (i = 0; i < XA_CHUNK_SIZE; i++) {
+		if (likely(!PageHWPoison(page + i)))
+			continue;
+		xas_set(xas, index + i);
+		xas_load(xas);
+		xas_set_mark(xas, GMEM_BROKEN);
+	}
+}
+
 /*
  * Who finds a frozen page in the page cache looks again until it is not, so it
  * is only there with i_pages locked and interrupts off.
@@ -91,6 +108,7 @@ static int gmem_cache_store(struct address_space *mapping, struct page *page,
 			lruvec_stat_mod_folio(gmem_cache_folio(page), NR_FILE_PAGES,
 					      XA_CHUNK_SIZE);
 			gmem_cache_unfreeze(page, XA_CHUNK_SIZE);
+			gmem_cache_mark_broken(&xas, page, index);
 		}
 		xas_unlock_irq(&xas);
 	} while (xas_nomem(&xas, mapping_gfp_mask(mapping) & GFP_RECLAIM_MASK));
@@ -283,7 +301,7 @@ bool gmem_cache_remove(struct address_space *mapping, struct page *page,
  * gmem_cache_reclaim() - freeze a page that has left the page cache
  * @page: the page
  *
- * Memory failure keeps a reference on a page that it has found broken.
+ * Memory failure keeps a reference on a page that it has reported as broken.
  *
  * Context: process context.
  * Return: false if somebody still holds it.
@@ -297,7 +315,7 @@ bool gmem_cache_reclaim(struct page *page)
 		return true;
 
 	if (!gmem_cache_freeze_folio(folio, GMEM_BLOCK_REFS) &&
-	    !(folio_test_hwpoison(folio) &&
+	    !(folio->private == GMEM_REPORTED && folio_test_hwpoison(folio) &&
 	      gmem_cache_freeze_folio(folio, GMEM_BLOCK_REFS + 1)))
 		return false;
 

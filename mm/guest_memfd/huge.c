@@ -9,7 +9,6 @@
  */
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
-#include <linux/memory_hotplug.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
@@ -53,8 +52,6 @@
  *	that the reservations fit the blocks, and protects @borrowed
  * @borrowed: blocks that nobody had reserved, because those that had been were
  *	waiting to be joined
- * @broken: blocks that are back in the hugetlb pool with a broken page, as long
- *	as reservations don't let it do without them; protected by @lock
  */
 struct gmem_pool {
 	struct hstate *h;
@@ -64,9 +61,8 @@ struct gmem_pool {
 	atomic_long_t nr_blocks;
 	atomic_long_t nr_waiting;
 	refcount_t users;
-	struct mutex lock;	/* borrowed, broken, and spool of blocks */
+	struct mutex lock;	/* borrowed, and spool of blocks */
 	struct list_head borrowed;
-	struct list_head broken;
 };
 
 /**
@@ -79,8 +75,7 @@ struct gmem_pool {
  * @nr_frozen: how many pages are ready to be joined; the first that is not is
  *	still used by somebody
  * @ino: of the inode, which may be gone, for traces
- * @waiting: on the list of those that wait to be joined, or of those that are
- *	back but broken
+ * @waiting: on the list of those that wait to be joined
  * @borrowed: on the list of the pool, if nobody had reserved it
  */
 struct gmem_block {
@@ -163,7 +158,6 @@ struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
 	refcount_set(&pool->users, 1);
 	mutex_init(&pool->lock);
 	INIT_LIST_HEAD(&pool->borrowed);
-	INIT_LIST_HEAD(&pool->broken);
 
 	if (hugetlb_cgroup_charge_cgroup_rsvd(hstate_index(h),
 					      size >> PAGE_SHIFT, &pool->rsvd))
@@ -184,19 +178,6 @@ err_pool:
 	return ERR_PTR(-ENOMEM);
 }
 
-static void gmem_pool_dissolve_broken(struct gmem_pool *pool)
-{
-	struct gmem_block *block, *next;
-	struct page *page;
-
-	list_for_each_entry_safe(block, next, &pool->broken, waiting) {
-		page = pfn_to_online_page(page_to_pfn(block->split.page));
-		if (page)
-			dissolve_free_hugetlb_folio(page_folio(page));
-		kfree(block);
-	}
-}
-
 /**
  * gmem_pool_put() - an inode or a block does not use its pool any more
  * @pool: the pool
@@ -209,7 +190,6 @@ void gmem_pool_put(struct gmem_pool *pool)
 		return;
 
 	hugepage_put_subpool(pool->spool);
-	gmem_pool_dissolve_broken(pool);
 	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(pool->h),
 					    pool->nr_reserved *
 					    gmem_pool_nr_pages(pool),
@@ -456,7 +436,7 @@ static bool gmem_block_reclaim(struct gmem_block *block)
 static bool gmem_block_join_locked(struct gmem_block *block)
 {
 	struct gmem_pool *pool = block->pool;
-	bool joined, broken = false;
+	bool joined;
 
 	lockdep_assert_held(&pool->lock);
 
@@ -466,7 +446,7 @@ static bool gmem_block_join_locked(struct gmem_block *block)
 	joined = gmem_block_reclaim(block);
 	if (joined) {
 		gmem_block_settle(block);
-		broken = hugetlb_join_folio(&block->split, block->spool);
+		hugetlb_join_folio(&block->split, block->spool);
 	}
 	memory_failure_release();
 	if (!joined)
@@ -475,19 +455,20 @@ static bool gmem_block_join_locked(struct gmem_block *block)
 	count_vm_event(GUEST_MEMFD_JOIN);
 	trace_guest_memfd_join(block->ino, block->index, block->split.page,
 			       gmem_pool_order(pool));
-	if (broken)
-		list_add(&block->waiting, &pool->broken);
-	else
-		kfree(block);
+	kfree(block);
 	return true;
 }
 
-static bool gmem_block_try_join(struct gmem_block *block)
+/* The worker, which is for all files, does not wait for one of them. */
+static bool gmem_block_try_join(struct gmem_block *block, bool wait)
 {
 	struct gmem_pool *pool = block->pool;
 	bool joined;
 
-	mutex_lock(&pool->lock);
+	if (wait)
+		mutex_lock(&pool->lock);
+	else if (!mutex_trylock(&pool->lock))
+		return false;
 	joined = gmem_block_join_locked(block);
 	mutex_unlock(&pool->lock);
 	if (!joined)
@@ -526,7 +507,7 @@ static void gmem_blocks_retry(struct list_head *held)
 	lru_add_drain_all();
 	list_for_each_entry_safe(block, next, held, waiting) {
 		list_del(&block->waiting);
-		if (!gmem_block_try_join(block))
+		if (!gmem_block_try_join(block, true))
 			gmem_block_wait(block);
 		cond_resched();
 	}
@@ -555,7 +536,7 @@ static void gmem_join_waiting(struct work_struct *work)
 
 		list_del(&block->waiting);
 		refcount_inc(&pool->users);
-		if (gmem_block_try_join(block)) {
+		if (gmem_block_try_join(block, false)) {
 			atomic_long_dec(&pool->nr_waiting);
 		} else {
 			spin_lock(&gmem_waiting_lock);
@@ -610,7 +591,7 @@ void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 			  (end - 1) >> order) {
 		gmem_block_empty(gi, block);
 		xa_erase(&gi->blocks, nr);
-		if (!gmem_block_try_join(block))
+		if (!gmem_block_try_join(block, true))
 			list_add_tail(&block->waiting, &held);
 		cond_resched();
 	}

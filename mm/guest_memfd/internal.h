@@ -49,6 +49,15 @@ struct gmem_pool;
 /* What a block has of each of its pages, so that none is ever freed by itself. */
 #define GMEM_BLOCK_REFS		1
 
+/* In folio->private of a page of a block: memory_failure() keeps a reference. */
+#define GMEM_REPORTED		((void *)1)
+
+/*
+ * The mark of broken pages.  Nothing is ever written back from here, so the marks
+ * of the page cache are free.
+ */
+#define GMEM_BROKEN		PAGECACHE_TAG_TOWRITE
+
 /**
  * struct gmem_inode - a guest_memfd
  * @vfs_inode: the inode; its mapping's invalidate_lock is the core's big lock
@@ -170,7 +179,7 @@ bool gmem_cache_reclaim(struct page *page);
 void gmem_poison_init(struct gmem_poison *poison);
 unsigned int gmem_poison_order(struct gmem_inode *gi, pgoff_t index,
 			       unsigned int order);
-void gmem_poison_report(struct gmem_inode *gi, const struct folio *folio);
+void gmem_poison_report(struct gmem_inode *gi, struct folio *folio);
 
 /* debugfs.c */
 #ifdef CONFIG_DEBUG_FS

@@ -54,12 +54,6 @@ static void gmem_poison_work(struct work_struct *work)
 	iput(&gi->vfs_inode);
 }
 
-/*
- * Nothing is ever written back from here, so the marks of the page cache are
- * free.
- */
-#define GMEM_BROKEN		PAGECACHE_TAG_TOWRITE
-
 static void gmem_poison_mark(const struct folio *folio)
 {
 	XA_STATE(xas, &folio->mapping->i_pages, folio->index);
@@ -124,11 +118,13 @@ void gmem_poison_init(struct gmem_poison *poison)
  *
  * Context: folio locked, which keeps the inode from going away.
  */
-void gmem_poison_report(struct gmem_inode *gi, const struct folio *folio)
+void gmem_poison_report(struct gmem_inode *gi, struct folio *folio)
 {
 	struct gmem_poison *poison = &gi->poison;
 	bool idle;
 
+	if (gi->pool)
+		folio->private = GMEM_REPORTED;
 	/* Before views let go, so that none of them maps it with its neighbours. */
 	gmem_poison_mark(folio);
 

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <linux/kernel-page-flags.h>
+
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_util.h"
 #include "kselftest_harness.h"
@@ -408,6 +410,79 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
 }
 
+static u64 page_flags(u64 pfn)
+{
+	int fd = open_path_or_exit("/proc/kpageflags", O_RDONLY);
+	u64 flags;
+
+	TEST_ASSERT(pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) == sizeof(flags),
+		    "Cannot read /proc/kpageflags");
+	kvm_close(fd);
+	return flags;
+}
+
+/* The rest of its block is free memory. */
+TEST_F(hugetlb, broken_page_does_not_become_free_memory)
+{
+	u64 pfn, flags;
+	u8 *mem;
+	int fd;
+
+	if (!gmem_can_break_page(self->block))
+		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	pfn = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
+	gmem_break_page(mem + 5 * GMEM_PAGE_SIZE);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	self->before.nr--;
+	self->before.free--;
+	EXPECT_POOL(0, 0);
+
+	flags = page_flags(pfn);
+	EXPECT_TRUE(flags & BIT(KPF_HWPOISON));
+	EXPECT_FALSE(flags & BIT(KPF_BUDDY));
+	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
+	self->before.free++;
+}
+
+/* All that is free is reserved, and one of them nobody can take. */
+TEST_F(hugetlb, broken_block_is_a_loss_of_its_own_file_only)
+{
+	struct gmem_pool_counts want = {};
+	u8 *mem, *other_mem;
+	int fd, other;
+
+	if (!gmem_can_break_page(self->block))
+		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
+
+	gmem_pool_write(self->block, "nr_hugepages", 1 + NR_BLOCKS);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	other = create(self, NR_BLOCKS);
+	other_mem = gmem_map_pages(other, NR_BLOCKS * self->nr_pages);
+	gmem_break_page(mem + 5 * GMEM_PAGE_SIZE);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	want.nr = NR_BLOCKS;
+	want.free = NR_BLOCKS;
+	want.resv = NR_BLOCKS;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+
+	EXPECT_EQ(gmem_peek(mem), GMEM_SIGBUS);
+	EXPECT_EQ(gmem_peek(other_mem), 0);
+	EXPECT_EQ(gmem_peek(other_mem + self->block), 0);
+
+	kvm_munmap(other_mem, NR_BLOCKS * self->block);
+	kvm_close(other);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	want.resv = 0;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
 /* Lowered while they are in use, and while they are reserved. */
 TEST_F(hugetlb, surplus_block_that_is_reserved_stays_in_the_pool)
 {
@@ -603,11 +678,13 @@ TEST_F(hugetlb, memory_cgroup_that_counts_no_huge_pages_is_not_charged)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
-/* memory_failure() has uncharged the page alone. */
-TEST_F(hugetlb, block_with_a_broken_page_leaves_nothing_in_the_memory_cgroup)
+/* memory_failure() uncharges each page alone; so many that it can be seen. */
+TEST_F(hugetlb, block_with_broken_pages_leaves_nothing_in_the_memory_cgroup)
 {
-	long before, broken;
+	const u64 nr_broken = self->nr_pages / 2;
+	long before;
 	u8 *mem;
+	u64 i;
 	int fd;
 
 	if (!gmem_can_break_page(self->block))
@@ -620,9 +697,9 @@ TEST_F(hugetlb, block_with_a_broken_page_leaves_nothing_in_the_memory_cgroup)
 	mem = gmem_map_pages(fd, self->nr_pages);
 	before = cgroup_read("memory.current");
 
-	gmem_break_page(mem + 5 * GMEM_PAGE_SIZE);
-	broken = cgroup_read("memory.current") - before;
-	EXPECT_NEAR(broken, self->block);
+	for (i = 0; i < nr_broken; i++)
+		gmem_break_page(mem + i * GMEM_PAGE_SIZE);
+	EXPECT_NEAR(cgroup_read("memory.current") - before, self->block / 2);
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
 	self->before.nr--;

@@ -286,11 +286,17 @@ bool gmem_cache_remove(struct address_space *mapping, struct page *page,
 		       pgoff_t index)
 {
 	unsigned int i;
+	bool removed;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	if (gmem_cache_remove_chunk(mapping, page, index))
-		return true;
+	/* Their flags are changed as those of pages that nobody else changes. */
+	if (memory_failure_tryhold()) {
+		removed = gmem_cache_remove_chunk(mapping, page, index);
+		memory_failure_release();
+		if (removed)
+			return true;
+	}
 
 	for (i = 0; i < XA_CHUNK_SIZE; i++)
 		gmem_cache_remove_folio(mapping, gmem_cache_folio(page + i));

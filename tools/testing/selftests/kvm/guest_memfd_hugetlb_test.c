@@ -547,14 +547,9 @@ TEST_F(hugetlb, stat_tells_blocks)
 static long cgroup_read(const char *name)
 {
 	char path[128];
-	FILE *file;
-	long value;
 
 	snprintf(path, sizeof(path), CGROUP "/%s", name);
-	file = fopen(path, "r");
-	TEST_ASSERT(file && fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
-	fclose(file);
-	return value;
+	return gmem_read_number(path);
 }
 
 static long hugetlb_cgroup_read(u64 block_size, const char *name)
@@ -770,18 +765,11 @@ TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 600)
 static long node_pool_free(u64 block_size, int node)
 {
 	char path[128];
-	FILE *file;
-	long value;
 
 	snprintf(path, sizeof(path),
 		 "/sys/devices/system/node/node%d/hugepages/hugepages-%lukB/free_hugepages",
 		 node, block_size / SZ_1K);
-	file = fopen(path, "r");
-	if (!file)
-		return -1;
-	TEST_ASSERT(fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
-	fclose(file);
-	return value;
+	return access(path, R_OK) ? -1 : gmem_read_number(path);
 }
 
 FIXTURE(nodes) {

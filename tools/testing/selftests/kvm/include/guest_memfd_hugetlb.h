@@ -25,18 +25,24 @@ struct gmem_pool_counts {
 	long surplus;
 };
 
-static inline long gmem_pool_read(u64 block_size, const char *name)
+/* A file of sysfs or of a cgroup with a number in it. */
+static inline long gmem_read_number(const char *path)
 {
-	char path[128];
-	FILE *file;
+	FILE *file = fopen(path, "r");
 	long value;
 
-	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%lukB/%s",
-		 block_size / SZ_1K, name);
-	file = fopen(path, "r");
 	TEST_ASSERT(file && fscanf(file, "%ld", &value) == 1, "Cannot read %s", path);
 	fclose(file);
 	return value;
+}
+
+static inline long gmem_pool_read(u64 block_size, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%lukB/%s",
+		 block_size / SZ_1K, name);
+	return gmem_read_number(path);
 }
 
 static inline void gmem_pool_write(u64 block_size, const char *name, long value)

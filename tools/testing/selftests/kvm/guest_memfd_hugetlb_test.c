@@ -25,17 +25,7 @@ FIXTURE(hugetlb) {
 	u64 nr_pages;
 };
 
-FIXTURE_VARIANT(hugetlb) {
-	u64 block;
-};
-
-FIXTURE_VARIANT_ADD(hugetlb, 2M) {
-	.block = SZ_2M,
-};
-
-FIXTURE_VARIANT_ADD(hugetlb, 1G) {
-	.block = SZ_1G,
-};
+GMEM_BLOCK_VARIANTS(hugetlb);
 
 static struct kvm_vm *create_vm(void)
 {
@@ -782,17 +772,7 @@ FIXTURE(nodes) {
 	u8 *mem;
 };
 
-FIXTURE_VARIANT(nodes) {
-	u64 block;
-};
-
-FIXTURE_VARIANT_ADD(nodes, 2M) {
-	.block = SZ_2M,
-};
-
-FIXTURE_VARIANT_ADD(nodes, 1G) {
-	.block = SZ_1G,
-};
+GMEM_BLOCK_VARIANTS(nodes);
 
 FIXTURE_SETUP(nodes)
 {

@@ -109,6 +109,12 @@ static inline unsigned long gmem_broken_kbytes(void)
 	return kbytes;
 }
 
+/* A fixture for each size of blocks; for programs with kselftest_harness.h. */
+#define GMEM_BLOCK_VARIANTS(fixture)				\
+	FIXTURE_VARIANT(fixture) { u64 block; };		\
+	FIXTURE_VARIANT_ADD(fixture, 2M) { .block = SZ_2M };	\
+	FIXTURE_VARIANT_ADD(fixture, 1G) { .block = SZ_1G }
+
 static inline u64 gmem_hugetlb_flag(u64 block_size)
 {
 	return GUEST_MEMFD_FLAG_HUGETLB |

@@ -56,17 +56,7 @@ FIXTURE(huge) {
 	u8 *mem;
 };
 
-FIXTURE_VARIANT(huge) {
-	u64 block;
-};
-
-FIXTURE_VARIANT_ADD(huge, 2M) {
-	.block = SZ_2M,
-};
-
-FIXTURE_VARIANT_ADD(huge, 1G) {
-	.block = SZ_1G,
-};
+GMEM_BLOCK_VARIANTS(huge);
 
 static struct leaves count_leaves(struct kvm_vm *vm)
 {

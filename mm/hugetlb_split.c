@@ -7,6 +7,7 @@
  * after the last step of either way: whoever finds one by its frame number
  * cannot get a reference and looks elsewhere.
  */
+#include <linux/bitops.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/memcontrol.h>
@@ -84,6 +85,13 @@ static bool hugetlb_freeze_folio(struct folio *folio)
 	return false;
 }
 
+/* memory_failure() may mark it now; a tail page has hardly ever other flags. */
+static void hugetlb_clear_flags(struct page *page)
+{
+	if (page->flags.f & PAGE_FLAGS_CHECK_AT_PREP)
+		set_mask_bits(&page->flags.f, PAGE_FLAGS_CHECK_AT_PREP, 0);
+}
+
 /* A tail page, but for the first few, knows nothing but its head. */
 static void hugetlb_split_page(struct page *page, unsigned long memcg_data)
 {
@@ -91,7 +99,7 @@ static void hugetlb_split_page(struct page *page, unsigned long memcg_data)
 
 	VM_WARN_ON_ONCE_PAGE(atomic_read(&page->_mapcount) != -1, page);
 
-	page->flags.f &= ~PAGE_FLAGS_CHECK_AT_PREP;
+	hugetlb_clear_flags(page);
 	folio->mlock_count = 0;
 	folio->mapping = NULL;
 	folio->index = 0;
@@ -121,12 +129,12 @@ static void hugetlb_split_pages(struct folio *folio)
 	split_page_owner(head, order, 0);
 	pgalloc_tag_split(folio, order, 0);
 
-	head[1].flags.f &= ~PAGE_FLAGS_SECOND;
+	set_mask_bits(&head[1].flags.f, PAGE_FLAGS_SECOND, 0);
 	for (i = 1; i < 1UL << order; i++)
 		hugetlb_split_page(head + i, memcg_data);
 
 	ClearPageCompound(head);
-	head->flags.f &= ~PAGE_FLAGS_CHECK_AT_PREP;
+	hugetlb_clear_flags(head);
 	folio->mlock_count = 0;
 	folio->mapping = NULL;
 	folio->private = NULL;

@@ -6,6 +6,7 @@
  * one walk, one update of each counter.  Pages that nobody else uses are frozen
  * on the way, so that no lock of theirs is needed.
  */
+#include <linux/bitops.h>
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
@@ -39,6 +40,7 @@ static void gmem_cache_count_lru(struct folio *folio, long nr_pages)
 	lruvec_unlock_irq(lruvec);
 }
 
+/* Nobody but memory_failure() can get at the flags of a page that is frozen. */
 static void gmem_cache_prepare(struct address_space *mapping, struct page *page,
 			       pgoff_t index)
 {
@@ -49,7 +51,7 @@ static void gmem_cache_prepare(struct address_space *mapping, struct page *page,
 
 		folio->mapping = mapping;
 		folio->index = index + i;
-		folio->flags.f |= GMEM_CACHE_FLAGS;
+		set_mask_bits(&folio->flags.f, 0, GMEM_CACHE_FLAGS);
 	}
 }
 
@@ -60,7 +62,7 @@ static void gmem_cache_unprepare(struct page *page)
 	for (i = 0; i < XA_CHUNK_SIZE; i++) {
 		struct folio *folio = gmem_cache_folio(page + i);
 
-		folio->flags.f &= ~GMEM_CACHE_FLAGS;
+		set_mask_bits(&folio->flags.f, GMEM_CACHE_FLAGS, 0);
 		folio->mapping = NULL;
 	}
 }
@@ -269,6 +271,12 @@ static void gmem_cache_remove_folio(struct address_space *mapping,
 		unmap_mapping_folio(folio);
 	if (folio->mapping == mapping)
 		filemap_remove_folio(folio);
+	/*
+	 * Without the LRU memory_failure() marks the page and takes no reference.
+	 * It would keep that one unseen, and the block would wait for ever.
+	 */
+	if (folio_isolate_lru(folio))
+		folio_put(folio);
 	folio_unlock(folio);
 }
 

@@ -438,6 +438,40 @@ TEST_F(hugetlb, broken_page_does_not_become_free_memory)
 	self->before.free++;
 }
 
+/* Both: a page of it that nobody has, and the one that it waits for. */
+TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
+{
+	u64 pfns[2];
+	int pipes[2];
+	u8 *mem;
+	int fd;
+
+	if (!gmem_can_break_page(self->block))
+		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
+
+	ASSERT_EQ(pipe(pipes), 0);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	pfns[0] = gmem_pfn(mem + 4 * GMEM_PAGE_SIZE);
+	pfns[1] = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
+	page_to_pipe(pipes[1], mem + 5 * GMEM_PAGE_SIZE);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+
+	gmem_break_pfn(pfns[0]);
+	gmem_break_pfn(pfns[1]);
+	usleep(300000);
+	EXPECT_POOL(-1, 0);
+
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	self->before.nr--;
+	self->before.free--;
+	EXPECT_POOL(0, 0);
+	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
+	self->before.free++;
+}
+
 /* All that is free is reserved, and one of them nobody can take. */
 TEST_F(hugetlb, broken_block_is_a_loss_of_its_own_file_only)
 {

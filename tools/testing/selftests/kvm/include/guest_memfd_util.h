@@ -178,10 +178,28 @@ static inline void gmem_break_page(void *page)
 	WRITE_ONCE(gmem_sigbus_env, NULL);
 }
 
+#define GMEM_CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+
+/*
+ * The write may say EBUSY: memory_failure() counts a page that stays in the
+ * page cache for its owner to deal with as one that it has failed with.
+ */
+static inline void gmem_break_pfn(u64 pfn)
+{
+	int fd = open_path_or_exit(GMEM_CORRUPT_PFN, O_WRONLY);
+	char text[32];
+	int len;
+
+	len = snprintf(text, sizeof(text), "0x%lx\n", pfn);
+	TEST_ASSERT(write(fd, text, len) == len || errno == EBUSY,
+		    "Cannot break a page, errno: %i (%s)", errno, strerror(errno));
+	kvm_close(fd);
+}
+
 /* A block of 2 MiB can be replaced afterwards. */
 static inline bool gmem_can_break_page(u64 block_size)
 {
-	return block_size == SZ_2M && !access("/sys/kernel/debug/hwpoison", X_OK);
+	return block_size == SZ_2M && !access(GMEM_CORRUPT_PFN, W_OK);
 }
 
 static inline u64 gmem_pagemap_entry(const void *addr)

@@ -16,8 +16,6 @@
 #include "kvm_util.h"
 #include "test_util.h"
 
-#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
-
 #define NR_PAGES	(SZ_4M / GMEM_PAGE_SIZE)
 
 /*
@@ -36,7 +34,7 @@ FIXTURE_SETUP(poison)
 {
 	if (!gmem_can_convert())
 		SKIP(return, "no KVM_X86_SW_PROTECTED_VM");
-	if (access(CORRUPT_PFN, W_OK))
+	if (access(GMEM_CORRUPT_PFN, W_OK))
 		SKIP(return, "no CONFIG_HWPOISON_INJECT");
 
 	self->fd = create_served(&self->vm, &self->vcpu, NR_PAGES);
@@ -60,25 +58,9 @@ FIXTURE_TEARDOWN(poison)
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
 #define gpa(n)		(TRACKING_GPA + (n) * GMEM_PAGE_SIZE)
 
-/*
- * The write may say EBUSY: memory_failure() counts a page that stays in the
- * page cache for its owner to deal with as one that it has failed with.
- */
-static void break_page(u64 pfn)
-{
-	int fd = open_path_or_exit(CORRUPT_PFN, O_WRONLY);
-	char text[32];
-	int len;
-
-	len = snprintf(text, sizeof(text), "0x%lx\n", pfn);
-	TEST_ASSERT(write(fd, text, len) == len || errno == EBUSY,
-		    "Cannot break a page, errno: %i (%s)", errno, strerror(errno));
-	kvm_close(fd);
-}
-
 static long break_page_job(void *pfn)
 {
-	break_page(*(u64 *)pfn);
+	gmem_break_pfn(*(u64 *)pfn);
 	return 0;
 }
 
@@ -114,7 +96,7 @@ static long punch_page_5(void *fd)
 TEST_F(poison, broken_page_is_taken_from_a_guest_that_has_it_mapped)
 {
 	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 
 	EXPECT_TRUE(guest_gets_ehwpoison(self->vcpu, gpa(5)));
 }
@@ -123,7 +105,7 @@ TEST_F(poison, broken_private_page_is_taken_from_a_guest_that_has_it_mapped)
 {
 	gmem_pages_to_private(self->fd, 5, 1);
 	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 
 	EXPECT_TRUE(guest_gets_ehwpoison(self->vcpu, gpa(5)));
 }
@@ -131,7 +113,7 @@ TEST_F(poison, broken_private_page_is_taken_from_a_guest_that_has_it_mapped)
 TEST_F(poison, guest_goes_on_beside_a_broken_page)
 {
 	guest_write(self->vcpu, gpa(4), 0x44);
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 
 	EXPECT_EQ(0x44, guest_read(self->vcpu, gpa(4)));
 	EXPECT_EQ(0, guest_read(self->vcpu, gpa(6)));
@@ -140,7 +122,7 @@ TEST_F(poison, guest_goes_on_beside_a_broken_page)
 TEST_F(poison, broken_page_that_user_space_has_mapped_is_not_made_private)
 {
 	gmem_peek(page(5));
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 
 	EXPECT_EQ(EHWPOISON, gmem_pages_try_private(self->fd, 4, 4, NULL));
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "private"));
@@ -148,7 +130,7 @@ TEST_F(poison, broken_page_that_user_space_has_mapped_is_not_made_private)
 
 TEST_F(poison, hole_replaces_a_broken_page)
 {
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 	gmem_punch_pages(self->fd, 5, 1);
 
 	EXPECT_EQ(0, guest_read(self->vcpu, gpa(5)));
@@ -209,7 +191,7 @@ TEST_F(poison, page_that_breaks_after_the_check_is_private_and_broken)
 	stall_arm("checked");
 	job_start(&conversion, make_page_5_private, &self->fd);
 	ASSERT_TRUE(stall_is_reached("checked"));
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 	EXPECT_TRUE(stall_has_waiter("checked"));
 
 	stall_release("checked");
@@ -226,7 +208,7 @@ TEST_F(poison, guest_loses_a_broken_page_when_views_are_told)
 
 	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
 	stall_arm("poison");
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 	ASSERT_TRUE(stall_is_reached("poison"));
 	EXPECT_EQ(0x55, guest_read(self->vcpu, gpa(5)));
 
@@ -246,7 +228,7 @@ TEST_F(poison, vcpu_that_has_found_a_page_loses_it_when_it_breaks)
 	stall_arm("get_pfn");
 	job_start(&guest, read_in_guest, &access);
 	ASSERT_TRUE(stall_is_reached("get_pfn"));
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 	EXPECT_TRUE(stall_has_waiter("get_pfn"));
 
 	stall_release("get_pfn");
@@ -261,7 +243,7 @@ TEST_F(poison, file_may_be_gone_before_views_are_told)
 		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
 
 	stall_arm("poison");
-	break_page(self->pfn);
+	gmem_break_pfn(self->pfn);
 	ASSERT_TRUE(stall_is_reached("poison"));
 
 	kvm_munmap(self->mem, NR_PAGES * GMEM_PAGE_SIZE);
@@ -305,7 +287,7 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 	u64 pfn;
 	int i;
 
-	if (access(CORRUPT_PFN, W_OK))
+	if (access(GMEM_CORRUPT_PFN, W_OK))
 		SKIP(return, "no CONFIG_HWPOISON_INJECT");
 
 	hole.fd = gmem_create_file(vm, BIG_PAGES * GMEM_PAGE_SIZE,
@@ -324,7 +306,7 @@ TEST(hole_and_memory_failure_do_not_wait_for_each_other)
 		job_start(&job, punch_all, &hole);
 		while (!READ_ONCE(hole.started))
 			usleep(100);
-		break_page(pfn);
+		gmem_break_pfn(pfn);
 		job_wait(&job);
 	}
 

@@ -345,6 +345,7 @@ static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
 	count_vm_event(GUEST_MEMFD_SPLIT);
 	trace_guest_memfd_split(block->ino, index, block->split.page,
 				gmem_pool_order(pool));
+	guest_memfd_stall(GUEST_MEMFD_STALL_SPLIT);
 	return block;
 }
 

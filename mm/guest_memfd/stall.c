@@ -54,6 +54,7 @@ static struct gmem_stall gmem_stalls[] = {
 	[GUEST_MEMFD_STALL_CHECKED]	= { "checked" },
 	[GUEST_MEMFD_STALL_REMOVE]	= { "remove" },
 	[GUEST_MEMFD_STALL_POISON]	= { "poison" },
+	[GUEST_MEMFD_STALL_SPLIT]	= { "split" },
 };
 
 /* Protects @armed and @waiter of all points. */

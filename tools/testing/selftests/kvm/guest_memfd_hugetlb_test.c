@@ -12,6 +12,7 @@
 #include <linux/kernel-page-flags.h>
 
 #include "guest_memfd_hugetlb.h"
+#include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kselftest_harness.h"
 #include "numaif.h"
@@ -156,6 +157,12 @@ TEST_F(hugetlb, fault_takes_a_zeroed_block)
 	int fd = create(self, NR_BLOCKS);
 	u8 *mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
 	u64 page;
+
+	/* The pool gives out first what has come back last. */
+	for (page = 0; page < self->nr_pages; page += self->nr_pages / 64)
+		gmem_poke(mem + page * GMEM_PAGE_SIZE, 1);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_POOL(0, NR_BLOCKS);
 
 	EXPECT_EQ(gmem_peek(mem), 0);
 	EXPECT_POOL(-1, NR_BLOCKS - 1);
@@ -465,6 +472,63 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 
 	kvm_close(pipes[0]);
 	kvm_close(pipes[1]);
+	self->before.nr--;
+	self->before.free--;
+	EXPECT_POOL(0, 0);
+	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
+	self->before.free++;
+}
+
+static long poke_job(void *addr)
+{
+	return gmem_poke(addr, 1);
+}
+
+static long break_pfn_job(void *pfn)
+{
+	gmem_break_pfn(*(u64 *)pfn);
+	return 0;
+}
+
+/* It may mark a page of any block while it is at work. */
+TEST_F(hugetlb, block_goes_back_when_memory_failure_is_done_with_another_one)
+{
+	struct job fault, breaking;
+	u8 *mem, *other_mem, *page;
+	int fd, other;
+	u64 pfn;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and _GUEST_MEMFD_STALL");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	gmem_poke(mem, 1);
+	other = create(self, 1);
+	other_mem = gmem_map_pages(other, self->nr_pages);
+	page = other_mem + 5 * GMEM_PAGE_SIZE;
+	pfn = gmem_pfn(page);
+	gmem_forget_mapping(other_mem, self->nr_pages);
+
+	/* It waits for the lock of the page. */
+	stall_arm("fault_locked");
+	job_start(&fault, poke_job, page);
+	ASSERT_TRUE(stall_is_reached("fault_locked"));
+	job_start(&breaking, break_pfn_job, &pfn);
+	while (!(page_flags(pfn) & BIT(KPF_HWPOISON)))
+		usleep(100);
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	usleep(300000);
+	EXPECT_POOL(-2, 0);
+	stall_release("fault_locked");
+	EXPECT_POOL(-1, 0);
+
+	job_wait(&breaking);
+	EXPECT_EQ(job_wait(&fault), GMEM_SIGBUS);
+	kvm_munmap(other_mem, self->block);
+	kvm_close(other);
 	self->before.nr--;
 	self->before.free--;
 	EXPECT_POOL(0, 0);

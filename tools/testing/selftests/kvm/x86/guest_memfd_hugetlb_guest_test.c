@@ -257,23 +257,35 @@ static void *run_vcpu(void *arg)
 	return NULL;
 }
 
+static long page_7_to_private(void *fd)
+{
+	gmem_pages_to_private(*(int *)fd, 7, 1);
+	return 0;
+}
+
 /*
- * It has been told that all of the block is uniform; a conversion next to it
- * makes that untrue before the page is mapped.
+ * It has been told that all of the block is uniform, and would map it after the
+ * conversion has taken page 7 from the guest, before the state says so.
  */
 TEST_F(huge, vcpu_with_an_order_that_is_not_true_any_more_maps_small)
 {
+	struct job conversion;
 	pthread_t thread;
 
 	if (!stall_is_supported())
 		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
 
 	stall_arm("get_pfn");
+	stall_arm("begun");
 	prepare_touch(self->vm, TEST_GPA, 1);
 	kvm_pthread_create(&thread, NULL, run_vcpu, self->vcpu);
 	ASSERT_TRUE(stall_is_reached("get_pfn"));
-	gmem_pages_to_private(self->fd, 7, 1);
+	job_start(&conversion, page_7_to_private, &self->fd);
+	ASSERT_TRUE(stall_is_reached("begun"));
 	stall_release("get_pfn");
+	usleep(STALL_BLOCKED_USECS);
+	stall_release("begun");
+	job_wait(&conversion);
 	kvm_pthread_join(thread, NULL);
 
 	EXPECT_LEAVES(0, 0, 1);
@@ -320,6 +332,45 @@ TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
 	EXPECT_EQ(__vcpu_run(self->vcpu), -1);
 	EXPECT_EQ(errno, EHWPOISON);
 	EXPECT_LEAVES(0, 1, 2);
+
+	self->before.nr--;
+	self->before.free--;
+}
+
+static long poke_job(void *addr)
+{
+	return gmem_poke(addr, 1);
+}
+
+/* Nobody has a reference then, so memory_failure() can only mark it. */
+TEST_F(huge, page_that_breaks_between_pool_and_file_makes_its_neighbours_small)
+{
+	u8 *page = self->mem + 5 * GMEM_PAGE_SIZE;
+	struct gmem_pool_counts want = self->before;
+	struct job fault;
+	u64 pfn;
+
+	if (!gmem_can_break_page(variant->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and _GUEST_MEMFD_STALL");
+
+	/* The pool gives out first what has come back last. */
+	pfn = gmem_pfn(page);
+	gmem_punch_pages(self->fd, 0, PAGES_2M);
+	want.resv += TEST_SIZE / variant->block;
+	ASSERT_TRUE(gmem_pool_becomes(variant->block, want));
+
+	stall_arm("split");
+	job_start(&fault, poke_job, page - GMEM_PAGE_SIZE);
+	ASSERT_TRUE(stall_is_reached("split"));
+	gmem_break_pfn(pfn);
+	stall_release("split");
+	EXPECT_EQ(job_wait(&fault), 0);
+	ASSERT_EQ(gmem_pfn(page - GMEM_PAGE_SIZE), pfn - 1);
+
+	EXPECT_EQ(gmem_peek(page), GMEM_SIGBUS);
+	TOUCH(4, 1);
+	TOUCH(6, 1);
+	EXPECT_LEAVES(0, 0, 2);
 
 	self->before.nr--;
 	self->before.free--;

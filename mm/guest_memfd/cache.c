@@ -263,20 +263,46 @@ static bool gmem_cache_remove_chunk(struct address_space *mapping,
 	return true;
 }
 
+/*
+ * Where a page is that somebody holds when its block leaves the file.  No file
+ * finds it any more, but memory_failure() has somebody to report it to.
+ */
+static struct address_space *gmem_waiting_mapping;
+
+static int gmem_waiting_error_remove_folio(struct address_space *mapping,
+					   struct folio *folio)
+{
+	folio->private = GMEM_REPORTED;
+	return MF_DELAYED;
+}
+
+static const struct address_space_operations gmem_waiting_aops = {
+	.dirty_folio		= noop_dirty_folio,
+	.migrate_folio		= guest_memfd_migrate_folio,
+	.error_remove_folio	= gmem_waiting_error_remove_folio,
+};
+
+/**
+ * gmem_cache_init() - make a home for pages that wait to be joined
+ * @mapping: of an inode that no file has and that does not go away
+ */
+void __init gmem_cache_init(struct address_space *mapping)
+{
+	mapping->a_ops = &gmem_waiting_aops;
+	mapping_set_inaccessible(mapping);
+	gmem_waiting_mapping = mapping;
+}
+
 static void gmem_cache_remove_folio(struct address_space *mapping,
 				    struct folio *folio)
 {
 	folio_lock(folio);
 	if (folio_mapped(folio))
 		unmap_mapping_folio(folio);
-	if (folio->mapping == mapping)
+	if (folio->mapping == mapping) {
 		filemap_remove_folio(folio);
-	/*
-	 * Without the LRU memory_failure() marks the page and takes no reference.
-	 * It would keep that one unseen, and the block would wait for ever.
-	 */
-	if (folio_isolate_lru(folio))
-		folio_put(folio);
+		folio->mapping = gmem_waiting_mapping;
+	}
 	folio_unlock(folio);
 }
 

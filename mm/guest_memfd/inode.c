@@ -673,6 +673,19 @@ static struct file_system_type gmem_fs = {
 	.kill_sb	 = kill_anon_super,
 };
 
+static void __init gmem_init_cache(void)
+{
+	struct inode *inode;
+
+	if (!IS_ENABLED(CONFIG_HUGETLB_SPLIT))
+		return;
+
+	inode = alloc_anon_inode(gmem_mnt->mnt_sb);
+	if (IS_ERR(inode))
+		panic("guest_memfd: no memory for an inode");
+	gmem_cache_init(inode->i_mapping);
+}
+
 /* Before any hypervisor that is built in, those are device_initcalls. */
 static int __init gmem_init(void)
 {
@@ -689,6 +702,7 @@ static int __init gmem_init(void)
 		panic("guest_memfd: cannot mount its file system");
 
 	gmem_mnt->mnt_flags |= MNT_NOEXEC;
+	gmem_init_cache();
 	gmem_debugfs_init();
 	return 0;
 }

@@ -445,13 +445,12 @@ TEST_F(hugetlb, broken_page_does_not_become_free_memory)
 	self->before.free++;
 }
 
-/* Both: a page of it that nobody has, and the one that it waits for. */
+/* Pages that nobody else has, before and behind the one that it waits for, and that. */
 TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 {
-	u64 pfns[2];
-	int pipes[2];
+	int pipes[2], fd, i;
+	u64 pfns[3];
 	u8 *mem;
-	int fd;
 
 	if (!gmem_can_break_page(self->block))
 		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
@@ -459,14 +458,14 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 	ASSERT_EQ(pipe(pipes), 0);
 	fd = create(self, 1);
 	mem = gmem_map_pages(fd, self->nr_pages);
-	pfns[0] = gmem_pfn(mem + 4 * GMEM_PAGE_SIZE);
-	pfns[1] = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
+	for (i = 0; i < ARRAY_SIZE(pfns); i++)
+		pfns[i] = gmem_pfn(mem + (4 + i) * GMEM_PAGE_SIZE);
 	page_to_pipe(pipes[1], mem + 5 * GMEM_PAGE_SIZE);
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
 
-	gmem_break_pfn(pfns[0]);
-	gmem_break_pfn(pfns[1]);
+	for (i = 0; i < ARRAY_SIZE(pfns); i++)
+		gmem_break_pfn(pfns[i]);
 	usleep(300000);
 	EXPECT_POOL(-1, 0);
 
@@ -490,13 +489,33 @@ static long break_pfn_job(void *pfn)
 	return 0;
 }
 
+static long punch_job(void *fd)
+{
+	gmem_punch_pages(*(int *)fd, 0, SZ_2M / GMEM_PAGE_SIZE);
+	return 0;
+}
+
+/* A fault that has page 5 locked, and memory_failure() that waits for the lock. */
+#define BREAK_LOCKED_PAGE(_mem, _fault, _breaking) do {				\
+	u8 *_page = (_mem) + 5 * GMEM_PAGE_SIZE;				\
+	static u64 _pfn;							\
+										\
+	_pfn = gmem_pfn(_page);							\
+	gmem_forget_mapping(_mem, self->nr_pages);				\
+	stall_arm("fault_locked");						\
+	job_start(_fault, poke_job, _page);					\
+	ASSERT_TRUE(stall_is_reached("fault_locked"));				\
+	job_start(_breaking, break_pfn_job, &_pfn);				\
+	while (!(page_flags(_pfn) & BIT(KPF_HWPOISON)) && !job_is_done(_breaking)) \
+		usleep(100);							\
+} while (0)
+
 /* It may mark a page of any block while it is at work. */
 TEST_F(hugetlb, block_goes_back_when_memory_failure_is_done_with_another_one)
 {
-	struct job fault, breaking;
-	u8 *mem, *other_mem, *page;
+	static struct job fault, breaking;
+	u8 *mem, *other_mem;
 	int fd, other;
-	u64 pfn;
 
 	if (!gmem_can_break_page(self->block) || !stall_is_supported())
 		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and _GUEST_MEMFD_STALL");
@@ -506,18 +525,8 @@ TEST_F(hugetlb, block_goes_back_when_memory_failure_is_done_with_another_one)
 	gmem_poke(mem, 1);
 	other = create(self, 1);
 	other_mem = gmem_map_pages(other, self->nr_pages);
-	page = other_mem + 5 * GMEM_PAGE_SIZE;
-	pfn = gmem_pfn(page);
-	gmem_forget_mapping(other_mem, self->nr_pages);
 
-	/* It waits for the lock of the page. */
-	stall_arm("fault_locked");
-	job_start(&fault, poke_job, page);
-	ASSERT_TRUE(stall_is_reached("fault_locked"));
-	job_start(&breaking, break_pfn_job, &pfn);
-	while (!(page_flags(pfn) & BIT(KPF_HWPOISON)))
-		usleep(100);
-
+	BREAK_LOCKED_PAGE(other_mem, &fault, &breaking);
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
 	usleep(300000);
@@ -529,6 +538,36 @@ TEST_F(hugetlb, block_goes_back_when_memory_failure_is_done_with_another_one)
 	EXPECT_EQ(job_wait(&fault), GMEM_SIGBUS);
 	kvm_munmap(other_mem, self->block);
 	kvm_close(other);
+	self->before.nr--;
+	self->before.free--;
+	EXPECT_POOL(0, 0);
+	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
+	self->before.free++;
+}
+
+/* The page leaves the file after memory_failure() has found it there. */
+TEST_F(hugetlb, block_goes_back_though_memory_failure_comes_too_late_for_its_page)
+{
+	static struct job fault, breaking, hole;
+	static int fd;
+	u8 *mem;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and _GUEST_MEMFD_STALL");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	BREAK_LOCKED_PAGE(mem, &fault, &breaking);
+	usleep(STALL_BLOCKED_USECS);
+	job_start(&hole, punch_job, &fd);
+	EXPECT_TRUE(job_is_blocked(&hole));
+	stall_release("fault_locked");
+
+	job_wait(&hole);
+	job_wait(&breaking);
+	job_wait(&fault);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
 	self->before.nr--;
 	self->before.free--;
 	EXPECT_POOL(0, 0);

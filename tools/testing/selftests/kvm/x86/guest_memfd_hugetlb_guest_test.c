@@ -269,7 +269,7 @@ static long page_7_to_private(void *fd)
  */
 TEST_F(huge, vcpu_with_an_order_that_is_not_true_any_more_maps_small)
 {
-	struct job conversion;
+	static struct job conversion;
 	pthread_t thread;
 
 	if (!stall_is_supported())
@@ -347,7 +347,7 @@ TEST_F(huge, page_that_breaks_between_pool_and_file_makes_its_neighbours_small)
 {
 	u8 *page = self->mem + 5 * GMEM_PAGE_SIZE;
 	struct gmem_pool_counts want = self->before;
-	struct job fault;
+	static struct job fault;
 	u64 pfn;
 
 	if (!gmem_can_break_page(variant->block) || !stall_is_supported())

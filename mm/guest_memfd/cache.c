@@ -8,6 +8,7 @@
  */
 #include <linux/bitops.h>
 #include <linux/hugetlb.h>
+#include <linux/init.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/pagemap.h>
@@ -265,9 +266,10 @@ static bool gmem_cache_remove_chunk(struct address_space *mapping,
 
 /*
  * Where a page is that somebody holds when its block leaves the file.  No file
- * finds it any more, but memory_failure() has somebody to report it to.
+ * finds it any more, but memory_failure() has somebody to report it to.  There is
+ * no inode, like in the swap cache, so that nobody takes it for part of a file.
  */
-static struct address_space *gmem_waiting_mapping;
+static struct address_space gmem_waiting_mapping;
 
 static int gmem_waiting_error_remove_folio(struct address_space *mapping,
 					   struct folio *folio)
@@ -284,13 +286,12 @@ static const struct address_space_operations gmem_waiting_aops = {
 
 /**
  * gmem_cache_init() - make a home for pages that wait to be joined
- * @mapping: of an inode that no file has and that does not go away
  */
-void __init gmem_cache_init(struct address_space *mapping)
+void __init gmem_cache_init(void)
 {
-	mapping->a_ops = &gmem_waiting_aops;
-	mapping_set_inaccessible(mapping);
-	gmem_waiting_mapping = mapping;
+	address_space_init_once(&gmem_waiting_mapping);
+	gmem_waiting_mapping.a_ops = &gmem_waiting_aops;
+	mapping_set_inaccessible(&gmem_waiting_mapping);
 }
 
 static void gmem_cache_remove_folio(struct address_space *mapping,
@@ -300,8 +301,11 @@ static void gmem_cache_remove_folio(struct address_space *mapping,
 	if (folio_mapped(folio))
 		unmap_mapping_folio(folio);
 	if (folio->mapping == mapping) {
+		/* One reference and no mapping is what unpoison_memory() frees. */
+		folio_get(folio);
 		filemap_remove_folio(folio);
-		folio->mapping = gmem_waiting_mapping;
+		WRITE_ONCE(folio->mapping, &gmem_waiting_mapping);
+		folio_put(folio);
 	}
 	folio_unlock(folio);
 }

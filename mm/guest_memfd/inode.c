@@ -673,19 +673,6 @@ static struct file_system_type gmem_fs = {
 	.kill_sb	 = kill_anon_super,
 };
 
-static void __init gmem_init_cache(void)
-{
-	struct inode *inode;
-
-	if (!IS_ENABLED(CONFIG_HUGETLB_SPLIT))
-		return;
-
-	inode = alloc_anon_inode(gmem_mnt->mnt_sb);
-	if (IS_ERR(inode))
-		panic("guest_memfd: no memory for an inode");
-	gmem_cache_init(inode->i_mapping);
-}
-
 /* Before any hypervisor that is built in, those are device_initcalls. */
 static int __init gmem_init(void)
 {
@@ -694,6 +681,8 @@ static int __init gmem_init(void)
 					      SLAB_ACCOUNT | SLAB_PANIC,
 					      gmem_init_once);
 
+	if (IS_ENABLED(CONFIG_HUGETLB_SPLIT))
+		gmem_cache_init();
 	if (gmem_state_cache_init())
 		panic("guest_memfd: no memory for a slab cache");
 
@@ -702,7 +691,6 @@ static int __init gmem_init(void)
 		panic("guest_memfd: cannot mount its file system");
 
 	gmem_mnt->mnt_flags |= MNT_NOEXEC;
-	gmem_init_cache();
 	gmem_debugfs_init();
 	return 0;
 }

@@ -169,7 +169,7 @@ static inline void gmem_huge_remove(struct gmem_inode *gi, pgoff_t start,
 #endif
 
 /* cache.c */
-void gmem_cache_init(struct address_space *mapping);
+void gmem_cache_init(void);
 int gmem_cache_add(struct address_space *mapping, struct page *page,
 		   pgoff_t index);
 bool gmem_cache_remove(struct address_space *mapping, struct page *page,

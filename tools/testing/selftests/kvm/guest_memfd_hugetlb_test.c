@@ -11,6 +11,8 @@
 
 #include <linux/kernel-page-flags.h>
 
+#include "../../../../mm/gup_test.h"
+
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
@@ -127,6 +129,31 @@ TEST_F(hugetlb, creation_fails_with_a_size_of_blocks_that_is_not_known)
 			    GUEST_MEMFD_HUGETLB_MASK, EINVAL);
 }
 
+TEST_F(hugetlb, creation_fails_when_only_another_pool_has_pages)
+{
+	if (self->block != SZ_2M)
+		SKIP(return, "the pool would not get its GiBs back");
+
+	gmem_pool_write(SZ_2M, "nr_hugepages", 0);
+	EXPECT_CREATE_FAILS(SZ_2M, gmem_hugetlb_flag(SZ_2M), ENOMEM);
+	gmem_pool_write(SZ_2M, "nr_hugepages", self->before.nr);
+}
+
+TEST_F(hugetlb, hugetlb_alone_takes_blocks_of_the_default_size)
+{
+	int fd;
+
+	if (self->block != SZ_2M)
+		SKIP(return, "the default is 2 MiB");
+
+	fd = vm_create_guest_memfd(self->vm, SZ_2M, GUEST_MEMFD_FLAG_HUGETLB);
+	EXPECT_EQ(gmem_fdinfo(fd, "block-size"), SZ_2M);
+	EXPECT_POOL(0, 1);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, SZ_2M);
+	EXPECT_POOL(-1, 0);
+	kvm_close(fd);
+}
+
 TEST_F(hugetlb, size_of_blocks_without_hugetlb_is_refused)
 {
 	EXPECT_CREATE_FAILS(self->block, GUEST_MEMFD_HUGETLB_2MB, EINVAL);
@@ -209,6 +236,47 @@ TEST_F(hugetlb, threads_that_touch_an_empty_block_take_one)
 	kvm_close(fd);
 }
 
+static long poke_job(void *addr)
+{
+	return gmem_poke(addr, 1);
+}
+
+static long allocate_job(void *fd)
+{
+	return fallocate(*(int *)fd, FALLOC_FL_KEEP_SIZE, 6 * GMEM_PAGE_SIZE,
+			 GMEM_PAGE_SIZE);
+}
+
+TEST_F(hugetlb, all_that_come_while_a_block_is_taken_get_that_one)
+{
+	static struct job taker, fault, allocation;
+	static int fd;
+	u8 *mem;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+
+	fd = create(self, NR_BLOCKS);
+	mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
+	stall_arm("split");
+	job_start(&taker, poke_job, mem);
+	EXPECT_TRUE(stall_is_reached("split"));
+	job_start(&fault, poke_job, mem + 5 * GMEM_PAGE_SIZE);
+	job_start(&allocation, allocate_job, &fd);
+	EXPECT_TRUE(job_is_blocked(&fault));
+	EXPECT_TRUE(job_is_blocked(&allocation));
+	stall_release("split");
+
+	EXPECT_EQ(job_wait(&taker), 0);
+	EXPECT_EQ(job_wait(&fault), 0);
+	EXPECT_EQ(job_wait(&allocation), 0);
+	EXPECT_POOL(-1, NR_BLOCKS - 1);
+	EXPECT_EQ(gmem_peek(mem), 1);
+	EXPECT_EQ(gmem_peek(mem + 5 * GMEM_PAGE_SIZE), 1);
+	kvm_munmap(mem, NR_BLOCKS * self->block);
+	kvm_close(fd);
+}
+
 TEST_F(hugetlb, hole_gives_the_block_back_and_keeps_the_reservation)
 {
 	int fd = create(self, NR_BLOCKS);
@@ -256,6 +324,9 @@ TEST_F(hugetlb, allocation_past_the_end_is_refused)
 	int fd = create(self, 1);
 
 	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, self->block, GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(errno, EINVAL);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, self->block - GMEM_PAGE_SIZE,
+			    2 * GMEM_PAGE_SIZE), -1);
 	EXPECT_EQ(errno, EINVAL);
 	EXPECT_POOL(0, 1);
 	kvm_close(fd);
@@ -345,6 +416,35 @@ TEST_F(hugetlb, block_waits_for_a_page_in_a_pipe)
 	kvm_close(pipes[0]);
 	kvm_close(pipes[1]);
 	EXPECT_POOL(0, 0);
+}
+
+TEST_F(hugetlb, block_waits_for_a_page_that_is_pinned)
+{
+	struct pin_longterm_test pin = {
+		.size = GMEM_PAGE_SIZE,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	int gup_fd = open("/sys/kernel/debug/gup_test", O_RDWR);
+	u8 *mem;
+	int fd;
+
+	if (gup_fd < 0)
+		SKIP(return, "no CONFIG_GUP_TEST");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	pin.addr = (uintptr_t)(mem + self->block / 2);
+	kvm_ioctl(gup_fd, PIN_LONGTERM_TEST_START, &pin);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	kvm_vm_free(self->vm);
+	self->vm = NULL;
+
+	usleep(300000);
+	EXPECT_POOL(-1, 0);
+	kvm_ioctl(gup_fd, PIN_LONGTERM_TEST_STOP, NULL);
+	EXPECT_POOL(0, 0);
+	kvm_close(gup_fd);
 }
 
 TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
@@ -476,11 +576,6 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 	EXPECT_POOL(0, 0);
 	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
 	self->before.free++;
-}
-
-static long poke_job(void *addr)
-{
-	return gmem_poke(addr, 1);
 }
 
 static long break_pfn_job(void *pfn)
@@ -724,6 +819,88 @@ TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)
 }
 
 /* The charge of a block that is split goes to the parent. */
+TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
+{
+	int pipes[2], fd;
+	u8 *mem;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+
+	ASSERT_EQ(pipe(pipes), 0);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	page_to_pipe(pipes[1], mem);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_POOL(-1, 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), self->block);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), self->block);
+
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	EXPECT_POOL(0, 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
+
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+static void hugetlb_cgroup_write(u64 block_size, const char *name, long value)
+{
+	char path[128];
+	FILE *file;
+
+	snprintf(path, sizeof(path), CGROUP "/hugetlb.%s.%s",
+		 block_size == SZ_1G ? "1GB" : "2MB", name);
+	file = fopen(path, "w");
+	TEST_ASSERT(file && fprintf(file, "%ld", value) > 0 && !fclose(file),
+		    "Cannot write %s", path);
+}
+
+static long hugetlb_cgroup_nr_refused(u64 block_size)
+{
+	FILE *file = fopen(block_size == SZ_1G ? CGROUP "/hugetlb.1GB.events" :
+						 CGROUP "/hugetlb.2MB.events", "r");
+	long nr;
+
+	TEST_ASSERT(file && fscanf(file, "max %ld", &nr) == 1, "Cannot read events");
+	fclose(file);
+	return nr;
+}
+
+TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
+{
+	u8 *mem;
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+	hugetlb_cgroup_write(self->block, "rsvd.max", self->block);
+	hugetlb_cgroup_write(self->block, "max", 0);
+
+	EXPECT_CREATE_FAILS(2 * self->block, gmem_hugetlb_flag(self->block), ENOMEM);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(errno, ENOSPC);
+	EXPECT_EQ(gmem_peek(mem), GMEM_SIGBUS);
+	EXPECT_EQ(hugetlb_cgroup_nr_refused(self->block), 3);
+	EXPECT_POOL(0, 1);
+
+	hugetlb_cgroup_write(self->block, "max", self->block);
+	EXPECT_EQ(gmem_peek(mem), 0);
+	EXPECT_POOL(-1, 0);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
 TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 {
 	int fd;

@@ -87,6 +87,16 @@ static int create_file(struct kvm_vm *vm, u64 block, u64 nr_blocks)
 	}								\
 } while (0)
 
+/* A block with a broken page leaves the pool.  Another one takes its place. */
+#define EXPECT_BLOCK_LOST() do {					\
+	struct gmem_pool_counts _want = self->before;			\
+									\
+	_want.nr--;							\
+	_want.free--;							\
+	EXPECT_TRUE(gmem_pool_becomes(self->block, _want));		\
+	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);	\
+} while (0)
+
 #define EXPECT_CREATE_FAILS(_size, _flags, _errno) do {			\
 	int _fd = __vm_create_guest_memfd(self->vm, _size, _flags);	\
 									\
@@ -236,11 +246,6 @@ TEST_F(hugetlb, threads_that_touch_an_empty_block_take_one)
 	kvm_close(fd);
 }
 
-static long poke_job(void *addr)
-{
-	return gmem_poke(addr, 1);
-}
-
 static long allocate_job(void *fd)
 {
 	return fallocate(*(int *)fd, FALLOC_FL_KEEP_SIZE, 6 * GMEM_PAGE_SIZE,
@@ -259,9 +264,9 @@ TEST_F(hugetlb, all_that_come_while_a_block_is_taken_get_that_one)
 	fd = create(self, NR_BLOCKS);
 	mem = gmem_map_pages(fd, NR_BLOCKS * self->nr_pages);
 	stall_arm("split");
-	job_start(&taker, poke_job, mem);
+	job_start(&taker, gmem_poke_job, mem);
 	EXPECT_TRUE(stall_is_reached("split"));
-	job_start(&fault, poke_job, mem + 5 * GMEM_PAGE_SIZE);
+	job_start(&fault, gmem_poke_job, mem + 5 * GMEM_PAGE_SIZE);
 	job_start(&allocation, allocate_job, &fd);
 	EXPECT_TRUE(job_is_blocked(&fault));
 	EXPECT_TRUE(job_is_blocked(&allocation));
@@ -472,7 +477,6 @@ TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
 
 TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 {
-	struct gmem_pool_counts want = self->before;
 	int fd = create(self, 1);
 	u8 *mem = gmem_map_pages(fd, self->nr_pages);
 	u64 error_offset = 0;
@@ -501,10 +505,7 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
-	want.nr--;
-	want.free--;
-	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
-	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+	EXPECT_BLOCK_LOST();
 }
 
 static u64 page_flags(u64 pfn)
@@ -571,17 +572,7 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 
 	kvm_close(pipes[0]);
 	kvm_close(pipes[1]);
-	self->before.nr--;
-	self->before.free--;
-	EXPECT_POOL(0, 0);
-	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
-	self->before.free++;
-}
-
-static long break_pfn_job(void *pfn)
-{
-	gmem_break_pfn(*(u64 *)pfn);
-	return 0;
+	EXPECT_BLOCK_LOST();
 }
 
 static long punch_job(void *fd)
@@ -598,9 +589,9 @@ static long punch_job(void *fd)
 	_pfn = gmem_pfn(_page);							\
 	gmem_forget_mapping(_mem, self->nr_pages);				\
 	stall_arm("fault_locked");						\
-	job_start(_fault, poke_job, _page);					\
+	job_start(_fault, gmem_poke_job, _page);					\
 	ASSERT_TRUE(stall_is_reached("fault_locked"));				\
-	job_start(_breaking, break_pfn_job, &_pfn);				\
+	job_start(_breaking, gmem_break_pfn_job, &_pfn);				\
 	while (!(page_flags(_pfn) & BIT(KPF_HWPOISON)) && !job_is_done(_breaking)) \
 		usleep(100);							\
 } while (0)
@@ -633,11 +624,7 @@ TEST_F(hugetlb, block_goes_back_when_memory_failure_is_done_with_another_one)
 	EXPECT_EQ(job_wait(&fault), GMEM_SIGBUS);
 	kvm_munmap(other_mem, self->block);
 	kvm_close(other);
-	self->before.nr--;
-	self->before.free--;
-	EXPECT_POOL(0, 0);
-	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
-	self->before.free++;
+	EXPECT_BLOCK_LOST();
 }
 
 /* The page leaves the file after memory_failure() has found it there. */
@@ -663,11 +650,7 @@ TEST_F(hugetlb, block_goes_back_though_memory_failure_comes_too_late_for_its_pag
 	job_wait(&fault);
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
-	self->before.nr--;
-	self->before.free--;
-	EXPECT_POOL(0, 0);
-	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
-	self->before.free++;
+	EXPECT_BLOCK_LOST();
 }
 
 /* All that is free is reserved, and one of them nobody can take. */
@@ -774,13 +757,39 @@ static long cgroup_read(const char *name)
 	return gmem_read_number(path);
 }
 
+static void hugetlb_cgroup_path(char path[128], u64 block_size, const char *name)
+{
+	snprintf(path, 128, CGROUP "/hugetlb.%s.%s",
+		 block_size == SZ_1G ? "1GB" : "2MB", name);
+}
+
 static long hugetlb_cgroup_read(u64 block_size, const char *name)
 {
-	char file[64];
+	char path[128];
 
-	snprintf(file, sizeof(file), "hugetlb.%s.%s",
-		 block_size == SZ_1G ? "1GB" : "2MB", name);
-	return cgroup_read(file);
+	hugetlb_cgroup_path(path, block_size, name);
+	return gmem_read_number(path);
+}
+
+static void hugetlb_cgroup_write(u64 block_size, const char *name, long value)
+{
+	char path[128];
+
+	hugetlb_cgroup_path(path, block_size, name);
+	gmem_write_number(path, value);
+}
+
+static long hugetlb_cgroup_nr_refused(u64 block_size)
+{
+	char path[128];
+	FILE *file;
+	long nr;
+
+	hugetlb_cgroup_path(path, block_size, "events");
+	file = fopen(path, "r");
+	TEST_ASSERT(file && fscanf(file, "max %ld", &nr) == 1, "Cannot read %s", path);
+	fclose(file);
+	return nr;
 }
 
 static void cgroup_enter(const char *cgroup)
@@ -818,7 +827,6 @@ TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
-/* The charge of a block that is split goes to the parent. */
 TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
 {
 	int pipes[2], fd;
@@ -846,29 +854,6 @@ TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
 
 	cgroup_enter(CGROUP_PARENT);
 	EXPECT_EQ(rmdir(CGROUP), 0);
-}
-
-static void hugetlb_cgroup_write(u64 block_size, const char *name, long value)
-{
-	char path[128];
-	FILE *file;
-
-	snprintf(path, sizeof(path), CGROUP "/hugetlb.%s.%s",
-		 block_size == SZ_1G ? "1GB" : "2MB", name);
-	file = fopen(path, "w");
-	TEST_ASSERT(file && fprintf(file, "%ld", value) > 0 && !fclose(file),
-		    "Cannot write %s", path);
-}
-
-static long hugetlb_cgroup_nr_refused(u64 block_size)
-{
-	FILE *file = fopen(block_size == SZ_1G ? CGROUP "/hugetlb.1GB.events" :
-						 CGROUP "/hugetlb.2MB.events", "r");
-	long nr;
-
-	TEST_ASSERT(file && fscanf(file, "max %ld", &nr) == 1, "Cannot read events");
-	fclose(file);
-	return nr;
 }
 
 TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
@@ -901,6 +886,7 @@ TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
+/* The charge of a block that is split goes to the parent. */
 TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 {
 	int fd;

@@ -36,6 +36,14 @@ static inline long gmem_read_number(const char *path)
 	return value;
 }
 
+static inline void gmem_write_number(const char *path, long value)
+{
+	FILE *file = fopen(path, "w");
+
+	TEST_ASSERT(file && fprintf(file, "%ld", value) > 0 && !fclose(file),
+		    "Cannot write %s", path);
+}
+
 static inline long gmem_pool_read(u64 block_size, const char *name)
 {
 	char path[128];
@@ -48,13 +56,10 @@ static inline long gmem_pool_read(u64 block_size, const char *name)
 static inline void gmem_pool_write(u64 block_size, const char *name, long value)
 {
 	char path[128];
-	FILE *file;
 
 	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%lukB/%s",
 		 block_size / SZ_1K, name);
-	file = fopen(path, "w");
-	TEST_ASSERT(file && fprintf(file, "%ld", value) > 0, "Cannot write %s", path);
-	fclose(file);
+	gmem_write_number(path, value);
 }
 
 static inline struct gmem_pool_counts gmem_pool_count(u64 block_size)

@@ -164,6 +164,12 @@ static inline int gmem_poke(void *addr, u8 byte)
 	return 0;
 }
 
+/* For a thread of its own. */
+static inline long gmem_poke_job(void *addr)
+{
+	return gmem_poke(addr, 1);
+}
+
 /* Whoever breaks a page has it mapped, and is told of it by a signal. */
 static inline void gmem_break_page(void *page)
 {
@@ -194,6 +200,12 @@ static inline void gmem_break_pfn(u64 pfn)
 	TEST_ASSERT(write(fd, text, len) == len || errno == EBUSY,
 		    "Cannot break a page, errno: %i (%s)", errno, strerror(errno));
 	kvm_close(fd);
+}
+
+static inline long gmem_break_pfn_job(void *pfn)
+{
+	gmem_break_pfn(*(u64 *)pfn);
+	return 0;
 }
 
 /* A block of 2 MiB can be replaced afterwards. */

@@ -337,11 +337,6 @@ TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
 	self->before.free--;
 }
 
-static long poke_job(void *addr)
-{
-	return gmem_poke(addr, 1);
-}
-
 /* Nobody has a reference then, so memory_failure() can only mark it. */
 TEST_F(huge, page_that_breaks_between_pool_and_file_makes_its_neighbours_small)
 {
@@ -360,7 +355,7 @@ TEST_F(huge, page_that_breaks_between_pool_and_file_makes_its_neighbours_small)
 	ASSERT_TRUE(gmem_pool_becomes(variant->block, want));
 
 	stall_arm("split");
-	job_start(&fault, poke_job, page - GMEM_PAGE_SIZE);
+	job_start(&fault, gmem_poke_job, page - GMEM_PAGE_SIZE);
 	ASSERT_TRUE(stall_is_reached("split"));
 	gmem_break_pfn(pfn);
 	stall_release("split");

@@ -58,12 +58,6 @@ FIXTURE_TEARDOWN(poison)
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
 #define gpa(n)		(TRACKING_GPA + (n) * GMEM_PAGE_SIZE)
 
-static long break_page_job(void *pfn)
-{
-	gmem_break_pfn(*(u64 *)pfn);
-	return 0;
-}
-
 /* Views are told soon, not at once. */
 static bool guest_gets_ehwpoison(struct kvm_vcpu *vcpu, u64 gpa)
 {
@@ -153,7 +147,7 @@ TEST_F(poison, memory_failure_does_not_wait_for_a_hole)
 	stall_arm("remove");
 	job_start(&hole, punch_page_5, &self->fd);
 	ASSERT_TRUE(stall_is_reached("remove"));
-	job_start(&failure, break_page_job, &self->pfn);
+	job_start(&failure, gmem_break_pfn_job, &self->pfn);
 	EXPECT_TRUE(job_gets_done(&failure));
 
 	stall_release("remove");
@@ -172,7 +166,7 @@ TEST_F(poison, memory_failure_does_not_wait_for_a_conversion)
 	stall_arm("begun");
 	job_start(&conversion, make_page_5_private, &self->fd);
 	ASSERT_TRUE(stall_is_reached("begun"));
-	job_start(&failure, break_page_job, &self->pfn);
+	job_start(&failure, gmem_break_pfn_job, &self->pfn);
 	EXPECT_TRUE(job_gets_done(&failure));
 
 	stall_release("begun");

@@ -358,6 +358,8 @@ EXPORT_SYMBOL_GPL(guest_memfd_get_folio);
  */
 void guest_memfd_zero_folio(struct folio *folio)
 {
+	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
+
 	if (folio_test_uptodate(folio))
 		return;
 
@@ -403,6 +405,8 @@ EXPORT_SYMBOL_GPL(guest_memfd_migrate_folio);
 int guest_memfd_error_remove_folio(struct address_space *mapping,
 				   struct folio *folio)
 {
+	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
+
 	gmem_poison_report(gmem_i(mapping->host), folio);
 	return MF_DELAYED;
 }

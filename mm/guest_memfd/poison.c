@@ -123,6 +123,8 @@ void gmem_poison_report(struct gmem_inode *gi, struct folio *folio)
 	struct gmem_poison *poison = &gi->poison;
 	bool idle;
 
+	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
+
 	if (gi->pool)
 		folio->private = GMEM_REPORTED;
 	/* Before views let go, so that none of them maps it with its neighbours. */

@@ -110,7 +110,12 @@ static void recorder_abort(struct guest_memfd_view *view,
 static void recorder_begin(struct guest_memfd_view *view,
 			   const struct guest_memfd_change *change)
 {
-	recorder_record(to_recorder(view), change, RECORDER_BEGIN);
+	struct recorder *recorder = to_recorder(view);
+
+	recorder_record(recorder, change, RECORDER_BEGIN);
+	complete(&recorder->begun);
+	if (recorder->stops)
+		wait_for_completion(&recorder->go);
 }
 
 static int recorder_transfer(struct guest_memfd_view *view,
@@ -172,5 +177,7 @@ void recorder_init(struct recorder *recorder, struct recording *recording,
 		.recording = recording,
 		.name = name,
 	};
+	init_completion(&recorder->begun);
+	init_completion(&recorder->go);
 	init_completion(&recorder->ended);
 }

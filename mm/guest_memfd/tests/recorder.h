@@ -49,6 +49,9 @@ struct recording {
  * @refuse_from: but only for changes that start here or above
  * @own_only: answer -EPERM to a prepare for anybody else's conversion
  * @was_private: state of the first page of the change, at each step
+ * @stops: begin does not return before @go is completed
+ * @begun: completed by each begin
+ * @go: completed by the test
  * @ended: completed by each end
  */
 struct recorder {
@@ -60,6 +63,9 @@ struct recorder {
 	pgoff_t refuse_from;
 	bool own_only;
 	bool was_private[RECORDER_NR_STEPS];
+	bool stops;
+	struct completion begun;
+	struct completion go;
 	struct completion ended;
 };
 

@@ -33,7 +33,6 @@
  * @open: get what it takes; returns false if there is no such thing here
  * @act: try once to move the pages of [@mem, @mem + @size)
  * @close: optional, leave the system as it was
- * @nr_refusals: how often a conversion may be refused while @act is under way
  *
  * Each test has a process of its own, so what has to be remembered is in
  * variables.
@@ -42,7 +41,6 @@ struct mover_ops {
 	bool (*open)(u8 *mem, size_t size);
 	void (*act)(u8 *mem, size_t size);
 	void (*close)(void);
-	unsigned int nr_refusals;
 };
 
 static bool open_always(u8 *mem, size_t size)
@@ -108,14 +106,9 @@ static void act_migrate_pages(u8 *mem, size_t size)
 	migrate_pages(0, max_node, &second, &first);
 }
 
-/*
- * It takes all pages of the process off the LRU before it tries to move the
- * first, so there is no telling for how long it holds one of them.
- */
 static const struct mover_ops migrate_pages_ops = {
-	.open		= have_two_nodes,
-	.act		= act_migrate_pages,
-	.nr_refusals	= 20,
+	.open	= have_two_nodes,
+	.act	= act_migrate_pages,
 };
 
 static void act_mbind(u8 *mem, size_t size)
@@ -342,17 +335,6 @@ static int convert(int fd)
 	return gmem_pages_try_private(fd, FIRST, NR_PAGES, NULL);
 }
 
-/* Returns true if it was not refused more often than it may be. */
-static bool convert_within(int fd, unsigned int nr_refusals)
-{
-	unsigned int i;
-
-	for (i = 0; convert(fd); i++)
-		if (i == nr_refusals)
-			return false;
-	return true;
-}
-
 /*
  * A thread that acts again and again.
  */
@@ -431,7 +413,7 @@ TEST_F(mover, at_work_does_not_hold_up_conversions)
 
 	busy_start(self->ops, page(FIRST));
 	for (i = 0; i < NR_ROUNDS || !READ_ONCE(busy.nr_acts); i++) {
-		nr_refused += !convert_within(self->fd, self->ops->nr_refusals);
+		nr_refused += !!convert(self->fd);
 		gmem_pages_to_shared(self->fd, FIRST, NR_PAGES);
 		madvise(page(FIRST), SIZE, MADV_POPULATE_WRITE);
 	}

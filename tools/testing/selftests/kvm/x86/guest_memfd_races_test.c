@@ -537,6 +537,57 @@ TEST_F(race, process_can_be_killed_in_a_fault)
  * mapped; a conversion unmaps the page and then looks at the references.  One
  * of the two sees the other: a pipe never has a page that has become private.
  */
+
+struct taken {
+	void *addr;
+	int pipe[2];
+};
+
+static long take_once(void *arg)
+{
+	struct taken *taken = arg;
+	struct iovec iov = { taken->addr, GMEM_PAGE_SIZE };
+
+	return vmsplice(taken->pipe[1], &iov, 1, 0) < 0 ? errno : 0;
+}
+
+TEST_F(race, page_that_gup_takes_before_it_is_unmapped_is_not_made_private)
+{
+	struct taken taken = { .addr = page(5) };
+	struct range range = { self->fd, 5, 1 };
+	struct job conversion;
+	u8 buf[GMEM_PAGE_SIZE];
+
+	ASSERT_EQ(0, pipe(taken.pipe));
+	EXPECT_SHARED(5);
+	START_STALLED(&conversion, "begun", make_private, &range);
+	EXPECT_EQ(0, take_once(&taken));
+
+	stall_release("begun");
+	EXPECT_EQ(EAGAIN, job_wait(&conversion));
+	EXPECT_SHARED(5);
+	EXPECT_EQ(sizeof(buf), read(taken.pipe[0], buf, sizeof(buf)));
+	EXPECT_EQ(0, make_private(&range));
+}
+
+TEST_F(race, gup_does_not_take_a_page_after_it_is_unmapped)
+{
+	struct taken taken = { .addr = page(5) };
+	struct range range = { self->fd, 5, 1 };
+	struct job conversion, gup;
+
+	ASSERT_EQ(0, pipe(taken.pipe));
+	EXPECT_SHARED(5);
+	START_STALLED(&conversion, "unmapped", make_private, &range);
+	job_start(&gup, take_once, &taken);
+	EXPECT_TRUE(job_is_blocked(&gup));
+
+	stall_release("unmapped");
+	EXPECT_EQ(0, job_wait(&conversion));
+	EXPECT_EQ(EFAULT, job_wait(&gup));
+}
+
+/* The same without a chosen order, as fast as it goes. */
 #define TAKE_SECONDS	4
 
 struct taker {

@@ -13,6 +13,7 @@
 
 #include "../../../../mm/gup_test.h"
 
+#include "guest_memfd_cgroup.h"
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
@@ -744,63 +745,6 @@ TEST_F(hugetlb, stat_tells_blocks)
 	ASSERT_EQ(fstat(fd, &stat), 0);
 	EXPECT_EQ(stat.st_blocks, self->block / 512);
 	kvm_close(fd);
-}
-
-#define CGROUP		"/sys/fs/cgroup/guest_memfd_hugetlb"
-#define CGROUP_PARENT	"/sys/fs/cgroup"
-
-static long cgroup_read(const char *name)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), CGROUP "/%s", name);
-	return gmem_read_number(path);
-}
-
-static void hugetlb_cgroup_path(char path[128], u64 block_size, const char *name)
-{
-	snprintf(path, 128, CGROUP "/hugetlb.%s.%s",
-		 block_size == SZ_1G ? "1GB" : "2MB", name);
-}
-
-static long hugetlb_cgroup_read(u64 block_size, const char *name)
-{
-	char path[128];
-
-	hugetlb_cgroup_path(path, block_size, name);
-	return gmem_read_number(path);
-}
-
-static void hugetlb_cgroup_write(u64 block_size, const char *name, long value)
-{
-	char path[128];
-
-	hugetlb_cgroup_path(path, block_size, name);
-	gmem_write_number(path, value);
-}
-
-static long hugetlb_cgroup_nr_refused(u64 block_size)
-{
-	char path[128];
-	FILE *file;
-	long nr;
-
-	hugetlb_cgroup_path(path, block_size, "events");
-	file = fopen(path, "r");
-	TEST_ASSERT(file && fscanf(file, "max %ld", &nr) == 1, "Cannot read %s", path);
-	fclose(file);
-	return nr;
-}
-
-static void cgroup_enter(const char *cgroup)
-{
-	char path[128];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
-	file = fopen(path, "w");
-	TEST_ASSERT(file && fprintf(file, "%d", getpid()) > 0 && !fclose(file),
-		    "Cannot move to %s", cgroup);
 }
 
 TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)

@@ -12,6 +12,7 @@
 #include <linux/aio_abi.h>
 #include <linux/io_uring.h>
 
+#include "guest_memfd_cgroup.h"
 #include "guest_memfd_holder.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
@@ -69,6 +70,8 @@ static const struct holder_ops io_uring_ops = {
 #define DISK		"gmem_test"
 #define DISK_CONFIG	CONFIGFS "/nullb/" DISK
 #define DISK_NSECS	"300000000"
+/* A GiB is not closed so fast. */
+#define DISK_NSECS_1G	"3000000000"
 
 static int disk_fd;
 static aio_context_t disk_ctx;
@@ -98,7 +101,8 @@ static bool make_disk(void)
 
 	return set_disk("size", "1") && set_disk("memory_backed", "1") &&
 	       set_disk("irqmode", "2") &&
-	       set_disk("completion_nsec", DISK_NSECS) &&
+	       set_disk("completion_nsec", gmem_block_size() == SZ_1G ?
+			DISK_NSECS_1G : DISK_NSECS) &&
 	       set_disk("power", "1");
 }
 
@@ -199,6 +203,77 @@ static const struct holder_ops direct_write_ops = {
 FIXTURE_VARIANT_ADD(holder, io_uring) { .ops = &io_uring_ops };
 FIXTURE_VARIANT_ADD(holder, direct_read) { .ops = &direct_read_ops };
 FIXTURE_VARIANT_ADD(holder, direct_write) { .ops = &direct_write_ops };
+
+/*
+ * The last close: mapping, file and VM go, and only I/O still has a page.
+ */
+FIXTURE(last_close) {
+	struct gmem_pool_counts before;
+	u64 block;
+	bool cgroup;
+};
+
+FIXTURE_VARIANT(last_close) {
+	const struct holder_ops *ops;
+};
+
+FIXTURE_VARIANT_ADD(last_close, io_uring) { .ops = &io_uring_ops };
+FIXTURE_VARIANT_ADD(last_close, direct_read) { .ops = &direct_read_ops };
+FIXTURE_VARIANT_ADD(last_close, direct_write) { .ops = &direct_write_ops };
+
+FIXTURE_SETUP(last_close)
+{
+	if (!gmem_has_blocks())
+		SKIP(return, "for files of blocks");
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	self->cgroup = true;
+	if (!gmem_can_convert() || !variant->ops->open())
+		SKIP(return, "nothing here that could hold a page like that");
+
+	self->block = gmem_block_size();
+	self->before = gmem_pool_count(self->block);
+	cgroup_enter(CGROUP);
+}
+
+FIXTURE_TEARDOWN(last_close)
+{
+	if (self->block) {
+		cgroup_enter(CGROUP_PARENT);
+		variant->ops->close();
+	}
+	if (self->cgroup)
+		EXPECT_EQ(0, rmdir(CGROUP));
+}
+
+#define EXPECT_CHARGED(_bytes) do {						\
+	EXPECT_EQ(_bytes, hugetlb_cgroup_read(self->block, "current"));		\
+	EXPECT_EQ(_bytes, hugetlb_cgroup_read(self->block, "rsvd.current"));	\
+} while (0)
+
+TEST_F(last_close, block_waits_for_io_with_its_reservation_and_charge)
+{
+	struct gmem_pool_counts want = self->before;
+	struct kvm_vm *vm;
+	int fd = gmem_create_shared(&vm, 1);
+	u8 *mem = gmem_map_pages(fd, 1);
+
+	gmem_stamp(mem, 1);
+	ASSERT_EQ(0, variant->ops->hold(mem));
+	kvm_munmap(mem, GMEM_PAGE_SIZE);
+	kvm_close(fd);
+	kvm_vm_free(vm);
+
+	want.free--;
+	EXPECT_TRUE(gmem_pool_is(self->block, want));
+	EXPECT_CHARGED(self->block);
+	if (variant->ops->holds)
+		EXPECT_TRUE(variant->ops->holds());
+
+	variant->ops->release();
+	EXPECT_TRUE(gmem_pool_becomes(self->block, self->before));
+	EXPECT_CHARGED(0);
+}
 
 int main(int argc, char **argv)
 {

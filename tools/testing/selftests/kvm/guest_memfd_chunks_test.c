@@ -70,6 +70,7 @@ FIXTURE_SETUP(chunks)
 
 FIXTURE_TEARDOWN(chunks)
 {
+	stall_release_all();
 	close(self->pipe[0]);
 	close(self->pipe[1]);
 	kvm_munmap(self->mem, FILE_SIZE);

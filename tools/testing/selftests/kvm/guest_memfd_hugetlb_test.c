@@ -9,8 +9,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include <linux/kernel-page-flags.h>
-
 #include "../../../../mm/gup_test.h"
 
 #include "guest_memfd_cgroup.h"
@@ -59,6 +57,7 @@ FIXTURE_SETUP(hugetlb)
 
 FIXTURE_TEARDOWN(hugetlb)
 {
+	stall_release_all();
 	if (self->vm)
 		kvm_vm_free(self->vm);
 	EXPECT_TRUE(gmem_pool_becomes(self->block, self->before));
@@ -509,17 +508,6 @@ TEST_F(hugetlb, broken_page_is_alone_and_its_block_never_taken_again)
 	EXPECT_BLOCK_LOST();
 }
 
-static u64 page_flags(u64 pfn)
-{
-	int fd = open_path_or_exit("/proc/kpageflags", O_RDONLY);
-	u64 flags;
-
-	TEST_ASSERT(pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) == sizeof(flags),
-		    "Cannot read /proc/kpageflags");
-	kvm_close(fd);
-	return flags;
-}
-
 /* The rest of its block is free memory. */
 TEST_F(hugetlb, broken_page_does_not_become_free_memory)
 {
@@ -540,7 +528,7 @@ TEST_F(hugetlb, broken_page_does_not_become_free_memory)
 	self->before.free--;
 	EXPECT_POOL(0, 0);
 
-	flags = page_flags(pfn);
+	flags = gmem_page_flags(pfn);
 	EXPECT_TRUE(flags & BIT(KPF_HWPOISON));
 	EXPECT_FALSE(flags & BIT(KPF_BUDDY));
 	gmem_pool_write(self->block, "nr_hugepages", ++self->before.nr);
@@ -593,7 +581,7 @@ static long punch_job(void *fd)
 	job_start(_fault, gmem_poke_job, _page);					\
 	ASSERT_TRUE(stall_is_reached("fault_locked"));				\
 	job_start(_breaking, gmem_break_pfn_job, &_pfn);				\
-	while (!(page_flags(_pfn) & BIT(KPF_HWPOISON)) && !job_is_done(_breaking)) \
+	while (!(gmem_page_flags(_pfn) & BIT(KPF_HWPOISON)) && !job_is_done(_breaking)) \
 		usleep(100);							\
 } while (0)
 

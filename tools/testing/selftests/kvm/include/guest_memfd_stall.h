@@ -6,9 +6,11 @@
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STALL_H
 #define SELFTEST_KVM_GUEST_MEMFD_STALL_H
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -45,15 +47,38 @@ static inline void stall_write(const char *point, char c)
 	kvm_close(fd);
 }
 
-/* The next thread that comes to the point waits there. */
-static inline void stall_arm(const char *point)
-{
-	stall_write(point, '1');
-}
-
 static inline void stall_release(const char *point)
 {
 	stall_write(point, '0');
+}
+
+/*
+ * For the end of a test that has failed half-way: a thread that waits may have
+ * what the end needs, and a point that is still armed would stop the next test.
+ */
+static inline void stall_release_all(void)
+{
+	DIR *dir = opendir(STALL_DIR);
+	struct dirent *entry;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			stall_release(entry->d_name);
+	closedir(dir);
+}
+
+/* The next thread that comes to the point waits there. */
+static inline void stall_arm(const char *point)
+{
+	static bool registered;
+
+	/* TEST_ASSERT() exits without a teardown. */
+	if (!registered)
+		atexit(stall_release_all);
+	registered = true;
+	stall_write(point, '1');
 }
 
 /*

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <linux/falloc.h>
+#include <linux/kernel-page-flags.h>
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb.h"
@@ -244,6 +245,18 @@ static inline u64 gmem_pfn(const void *addr)
 	TEST_ASSERT(entry & BIT_ULL(63) && pfn, "Cannot see the page frame");
 
 	return pfn;
+}
+
+/* What /proc/kpageflags tells of a page frame, bits KPF_*. */
+static inline u64 gmem_page_flags(u64 pfn)
+{
+	int fd = open_path_or_exit("/proc/kpageflags", O_RDONLY);
+	u64 flags;
+
+	TEST_ASSERT(pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) == sizeof(flags),
+		    "Cannot read /proc/kpageflags");
+	kvm_close(fd);
+	return flags;
 }
 
 /* A line of fdinfo: bytes or pages. */

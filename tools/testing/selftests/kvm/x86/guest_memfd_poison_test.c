@@ -47,6 +47,7 @@ FIXTURE_SETUP(poison)
 
 FIXTURE_TEARDOWN(poison)
 {
+	stall_release_all();
 	if (self->mem)
 		kvm_munmap(self->mem, NR_PAGES * GMEM_PAGE_SIZE);
 	if (self->fd >= 0)

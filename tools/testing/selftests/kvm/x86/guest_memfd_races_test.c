@@ -55,6 +55,7 @@ FIXTURE_SETUP(race)
 
 FIXTURE_TEARDOWN(race)
 {
+	stall_release_all();
 	kvm_munmap(self->mem, NR_PAGES * GMEM_PAGE_SIZE);
 	if (self->fd >= 0)
 		close(self->fd);

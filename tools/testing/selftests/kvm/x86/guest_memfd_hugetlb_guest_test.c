@@ -123,6 +123,7 @@ FIXTURE_SETUP(huge)
 
 FIXTURE_TEARDOWN(huge)
 {
+	stall_release_all();
 	if (self->fd < 0)
 		return;
 	kvm_munmap(self->mem, TEST_SIZE);
@@ -307,6 +308,49 @@ TEST_F(huge, two_vcpus_that_touch_an_empty_block_take_one)
 	EXPECT_TRUE(gmem_pool_is(variant->block, want));
 }
 
+static long run_vcpu_job(void *vcpu)
+{
+	return _vcpu_run(vcpu);
+}
+
+static long allocate_job(void *fd)
+{
+	return fallocate(*(int *)fd, FALLOC_FL_KEEP_SIZE, 6 * GMEM_PAGE_SIZE,
+			 GMEM_PAGE_SIZE);
+}
+
+/* The first has taken it but not filled it when the others come. */
+TEST_F(huge, vcpus_user_space_and_fallocate_take_one_block_together)
+{
+	struct kvm_vcpu *vcpu = vm_vcpu_add(self->vm, 1, guest_touch);
+	struct gmem_pool_counts want = self->before;
+	static struct job jobs[4];
+	int i;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+
+	prepare_touch(self->vm, TEST_GPA, 1);
+	stall_arm("split");
+	job_start(&jobs[0], run_vcpu_job, self->vcpu);
+	ASSERT_TRUE(stall_is_reached("split"));
+	job_start(&jobs[1], run_vcpu_job, vcpu);
+	job_start(&jobs[2], gmem_poke_job, self->mem + 5 * GMEM_PAGE_SIZE);
+	job_start(&jobs[3], allocate_job, &self->fd);
+	for (i = 0; i < ARRAY_SIZE(jobs); i++)
+		EXPECT_TRUE(job_is_blocked(&jobs[i]));
+	stall_release("split");
+
+	for (i = 0; i < ARRAY_SIZE(jobs); i++)
+		EXPECT_EQ(job_wait(&jobs[i]), 0);
+	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	EXPECT_EQ(gmem_peek(self->mem + 5 * GMEM_PAGE_SIZE), 1);
+	want.free--;
+	want.resv += TEST_SIZE / variant->block - 1;
+	EXPECT_TRUE(gmem_pool_is(variant->block, want));
+}
+
 /* A page of it would be mapped again with its neighbours otherwise. */
 TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
 {
@@ -354,9 +398,11 @@ TEST_F(huge, page_that_breaks_between_pool_and_file_makes_its_neighbours_small)
 	want.resv += TEST_SIZE / variant->block;
 	ASSERT_TRUE(gmem_pool_becomes(variant->block, want));
 
+	EXPECT_TRUE(gmem_page_flags(pfn) & BIT(KPF_HUGE));
 	stall_arm("split");
 	job_start(&fault, gmem_poke_job, page - GMEM_PAGE_SIZE);
 	ASSERT_TRUE(stall_is_reached("split"));
+	ASSERT_FALSE(gmem_page_flags(pfn) & BIT(KPF_HUGE));
 	gmem_break_pfn(pfn);
 	stall_release("split");
 	EXPECT_EQ(job_wait(&fault), 0);

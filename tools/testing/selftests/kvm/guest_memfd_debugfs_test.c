@@ -224,6 +224,89 @@ TEST_F(watched, allocation_is_traced_once)
 	EXPECT_EQ(NULL, strstr(strstr(self->text, key) + 1, key));
 }
 
+static void pool_event(char want[64], u64 pfn)
+{
+	snprintf(want, 64, "index=0 pfn=0x%lx order=%u", pfn, max_order());
+}
+
+TEST_F(watched, block_is_traced_and_counted_when_it_is_split_and_when_it_is_joined)
+{
+	long splits = gmem_vmstat("guest_memfd_split");
+	long joins = gmem_vmstat("guest_memfd_join");
+	long deferred = gmem_vmstat("guest_memfd_join_deferred");
+	char want[64];
+
+	if (!gmem_has_blocks())
+		SKIP(return, "for files of blocks");
+
+	pool_event(want, gmem_pfn(self->mem));
+	EXPECT_STREQ(want, event(self, "guest_memfd_split"));
+	EXPECT_STREQ("", event(self, "guest_memfd_join"));
+	EXPECT_EQ(splits + 1, gmem_vmstat("guest_memfd_split"));
+	EXPECT_EQ(joins, gmem_vmstat("guest_memfd_join"));
+
+	gmem_punch_pages(self->fd, 0, 1);
+	EXPECT_STREQ(want, event(self, "guest_memfd_join"));
+	EXPECT_EQ(splits + 1, gmem_vmstat("guest_memfd_split"));
+	EXPECT_EQ(joins + 1, gmem_vmstat("guest_memfd_join"));
+	EXPECT_STREQ("", event(self, "guest_memfd_join_deferred"));
+	EXPECT_EQ(deferred, gmem_vmstat("guest_memfd_join_deferred"));
+}
+
+TEST_F(watched, block_that_waits_is_traced_counted_and_shown)
+{
+	struct iovec iov = { self->mem + 5 * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE };
+	long joins = gmem_vmstat("guest_memfd_join");
+	long deferred = gmem_vmstat("guest_memfd_join_deferred");
+	u64 pfn = gmem_pfn(self->mem);
+	char want[64];
+	int pipe_fds[2];
+	int tries;
+
+	if (!gmem_has_blocks())
+		SKIP(return, "for files of blocks");
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	ASSERT_EQ(GMEM_PAGE_SIZE, vmsplice(pipe_fds[1], &iov, 1, 0));
+	EXPECT_EQ(1, gmem_fdinfo(self->fd, "blocks"));
+	EXPECT_EQ(0, gmem_fdinfo(self->fd, "waiting"));
+	gmem_punch_pages(self->fd, 0, 1);
+
+	/* The block has one reference, and the pipe. */
+	snprintf(want, sizeof(want), "index=0 pfn=0x%lx refs=2", pfn + 5);
+	EXPECT_STREQ(want, event(self, "guest_memfd_join_deferred"));
+	EXPECT_STREQ("", event(self, "guest_memfd_join"));
+	EXPECT_EQ(deferred + 1, gmem_vmstat("guest_memfd_join_deferred"));
+	EXPECT_EQ(joins, gmem_vmstat("guest_memfd_join"));
+	EXPECT_EQ(1, gmem_fdinfo(self->fd, "blocks"));
+	EXPECT_EQ(1, gmem_fdinfo(self->fd, "waiting"));
+
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	for (tries = 0; tries < 100 && gmem_fdinfo(self->fd, "waiting"); tries++)
+		usleep(GMEM_JOIN_MSECS * 10);
+	pool_event(want, pfn);
+	EXPECT_STREQ(want, event(self, "guest_memfd_join"));
+	EXPECT_EQ(joins + 1, gmem_vmstat("guest_memfd_join"));
+	EXPECT_EQ(deferred + 1, gmem_vmstat("guest_memfd_join_deferred"));
+	EXPECT_EQ(0, gmem_fdinfo(self->fd, "blocks"));
+	EXPECT_EQ(0, gmem_fdinfo(self->fd, "waiting"));
+}
+
+/* By a worker. */
+TEST_F(watched, broken_page_is_traced)
+{
+	int tries;
+
+	if (gmem_block_size() == SZ_1G || access(GMEM_CORRUPT_PFN, W_OK))
+		SKIP(return, "not with 1 GiB, and CONFIG_HWPOISON_INJECT");
+
+	gmem_break_pfn(gmem_pfn(self->mem + 5 * GMEM_PAGE_SIZE));
+	for (tries = 0; tries < 100 && !*event(self, "guest_memfd_poison"); tries++)
+		usleep(10000);
+	EXPECT_STREQ("poison 5-6", event(self, "guest_memfd_poison"));
+}
+
 TEST_F(watched, conversion_is_traced)
 {
 	gmem_pages_to_private(self->fd, 3, 2);

@@ -6,6 +6,7 @@
 #define SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 
 #include <stdio.h>
+#include <string.h>
 #include <strings.h>
 #include <time.h>
 #include <unistd.h>
@@ -72,12 +73,37 @@ static inline struct gmem_pool_counts gmem_pool_count(u64 block_size)
 	};
 }
 
+/* The same counter of all nodes together; there is none of what is reserved. */
+static inline long gmem_nodes_read(u64 block_size, const char *name)
+{
+	char path[128];
+	long sum = 0;
+	int node;
+
+	for (node = 0; ; node++) {
+		snprintf(path, sizeof(path),
+			 "/sys/devices/system/node/node%d/hugepages/hugepages-%lukB/%s",
+			 node, block_size / SZ_1K, name);
+		if (access(path, R_OK))
+			return sum;
+		sum += gmem_read_number(path);
+	}
+}
+
+static inline bool gmem_nodes_are(u64 block_size, struct gmem_pool_counts want)
+{
+	return access("/sys/devices/system/node/node0/hugepages", F_OK) ||
+	       (gmem_nodes_read(block_size, "nr_hugepages") == want.nr &&
+		gmem_nodes_read(block_size, "free_hugepages") == want.free &&
+		gmem_nodes_read(block_size, "surplus_hugepages") == want.surplus);
+}
+
 static inline bool gmem_pool_is(u64 block_size, struct gmem_pool_counts want)
 {
 	struct gmem_pool_counts is = gmem_pool_count(block_size);
 
 	return is.nr == want.nr && is.free == want.free && is.resv == want.resv &&
-	       is.surplus == want.surplus;
+	       is.surplus == want.surplus && gmem_nodes_are(block_size, want);
 }
 
 /* Wait for blocks that are on their way back.  Return false if they are late. */
@@ -99,19 +125,36 @@ static inline bool gmem_pool_becomes(u64 block_size, struct gmem_pool_counts wan
 	return gmem_pool_is(block_size, want);
 }
 
+/* A line of a file of /proc: the number behind the name. */
+static inline long gmem_proc_read(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "r");
+	char line[256], key[64];
+	long value;
+
+	TEST_ASSERT(file, "Cannot open %s", path);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63[^: ]%*[: \t]%ld", key, &value) == 2 &&
+		    !strcmp(key, name)) {
+			fclose(file);
+			return value;
+		}
+	}
+
+	TEST_FAIL("No %s in %s", name, path);
+}
+
+/* What CPUs have counted but not added up yet is added first. */
+static inline long gmem_vmstat(const char *name)
+{
+	gmem_write_number("/proc/sys/vm/stat_refresh", 1);
+	return gmem_proc_read("/proc/vmstat", name);
+}
+
 /* All of the system. */
 static inline unsigned long gmem_broken_kbytes(void)
 {
-	FILE *file = fopen("/proc/meminfo", "r");
-	unsigned long kbytes = 0;
-	char line[128];
-
-	TEST_ASSERT(file, "Cannot open /proc/meminfo");
-	while (fgets(line, sizeof(line), file))
-		if (sscanf(line, "HardwareCorrupted: %lu", &kbytes) == 1)
-			break;
-	fclose(file);
-	return kbytes;
+	return gmem_proc_read("/proc/meminfo", "HardwareCorrupted");
 }
 
 /* A fixture for each size of blocks; for programs with kselftest_harness.h. */

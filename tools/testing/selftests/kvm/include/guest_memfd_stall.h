@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@
 
 static inline int stall_open(const char *point, int flags)
 {
-	char path[128];
+	char path[sizeof(STALL_DIR) + NAME_MAX];
 
 	snprintf(path, sizeof(path), STALL_DIR "%s", point);
 	return open(path, flags);

@@ -710,6 +710,93 @@ TEST_F(hugetlb, surplus_block_that_is_reserved_stays_in_the_pool)
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
 }
 
+TEST_F(hugetlb, blocks_beyond_the_pool_are_surplus_until_they_are_back)
+{
+	struct gmem_pool_counts want = { .nr = 2, .free = 2, .resv = 2, .surplus = 1 };
+	long overcommit;
+	int fd;
+
+	if (self->block != SZ_2M)
+		SKIP(return, "there is no surplus of 1 GiB pages");
+
+	overcommit = gmem_pool_read(self->block, "nr_overcommit_hugepages");
+	gmem_pool_write(self->block, "nr_hugepages", 1);
+	gmem_pool_write(self->block, "nr_overcommit_hugepages", 1);
+	EXPECT_CREATE_FAILS(3 * self->block, gmem_hugetlb_flag(self->block), ENOMEM);
+
+	fd = create(self, 2);
+	EXPECT_TRUE(gmem_pool_is(self->block, want));
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->block);
+	want.free = 0;
+	want.resv = 0;
+	EXPECT_TRUE(gmem_pool_is(self->block, want));
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	want.free = 1;
+	want.resv = 1;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+	kvm_close(fd);
+	want = (struct gmem_pool_counts) { .nr = 1, .free = 1 };
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+
+	gmem_pool_write(self->block, "nr_overcommit_hugepages", overcommit);
+	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
+/* The program's own code is mapped meanwhile, too. */
+#define RSS_PAGES	256
+#define RSS_NOISE_KB	128
+
+#define EXPECT_RSS_GREW_BY(_nr_pages) do {					\
+	long _kbytes = gmem_proc_read("/proc/self/status", "VmRSS") - rss;	\
+										\
+	EXPECT_LE(labs(_kbytes - (_nr_pages) * 4L), RSS_NOISE_KB);		\
+} while (0)
+
+TEST_F(hugetlb, process_has_in_its_rss_what_it_has_mapped)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+	long rss = gmem_proc_read("/proc/self/status", "VmRSS");
+	u64 i;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_RSS_GREW_BY(0);
+	for (i = 0; i < RSS_PAGES; i++)
+		gmem_poke(mem + i * GMEM_PAGE_SIZE, 1);
+	EXPECT_RSS_GREW_BY(RSS_PAGES);
+#ifdef __x86_64__
+	gmem_pages_to_private(fd, 0, RSS_PAGES / 2);
+	EXPECT_RSS_GREW_BY(RSS_PAGES / 2);
+#endif
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_RSS_GREW_BY(0);
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+}
+
+/* Others have files, too: of less than half a block. */
+#define EXPECT_GREW_BY(_name, _before, _nr_pages)				\
+	EXPECT_LE(labs(gmem_vmstat(_name) - (_before) - (long)(_nr_pages)),	\
+		  (long)self->nr_pages / 2)
+
+TEST_F(hugetlb, pages_are_counted_as_of_a_file_while_a_block_is_split)
+{
+	long files = gmem_vmstat("nr_file_pages"), huge = gmem_vmstat("nr_hugetlb");
+	long unevictable = gmem_vmstat("nr_unevictable");
+	int fd = create(self, 1);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_GREW_BY("nr_file_pages", files, self->nr_pages);
+	EXPECT_GREW_BY("nr_unevictable", unevictable, self->nr_pages);
+	EXPECT_EQ(gmem_vmstat("nr_hugetlb"), huge);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	EXPECT_GREW_BY("nr_file_pages", files, 0);
+	EXPECT_GREW_BY("nr_unevictable", unevictable, 0);
+	EXPECT_EQ(gmem_vmstat("nr_hugetlb"), huge);
+}
+
 TEST_F(hugetlb, locked_block_goes_back)
 {
 	int fd = create(self, 1);
@@ -836,6 +923,37 @@ TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 	EXPECT_EQ(mkdir(CGROUP, 0755), 0);
 	EXPECT_EQ(rmdir(CGROUP), 0);
 	kvm_close(fd);
+}
+
+#define CGROUP_CHILD	CGROUP "/child"
+
+TEST_F(hugetlb, parent_is_charged_for_split_blocks_of_a_cgroup_that_was_removed)
+{
+	FILE *file;
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	file = fopen(CGROUP "/cgroup.subtree_control", "w");
+	ASSERT_TRUE(file && fputs("+hugetlb", file) >= 0 && !fclose(file));
+	ASSERT_EQ(mkdir(CGROUP_CHILD, 0755), 0);
+	cgroup_enter(CGROUP_CHILD);
+	fd = create(self, NR_BLOCKS);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	cgroup_enter(CGROUP_PARENT);
+
+	EXPECT_EQ(rmdir(CGROUP_CHILD), 0);
+	/* A worker gives the charge to the parent. */
+	usleep(200000);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), self->block);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_POOL(0, NR_BLOCKS);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
+	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
 /* Whether memory cgroups count huge pages is for all of them. */

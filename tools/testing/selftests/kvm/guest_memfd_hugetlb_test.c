@@ -17,6 +17,7 @@
 #include "guest_memfd_util.h"
 #include "kselftest_harness.h"
 #include "numaif.h"
+#include "ucall_common.h"
 
 #define NR_BLOCKS	2
 
@@ -1100,6 +1101,108 @@ TEST_F_TIMEOUT(hugetlb, killed_process_leaves_nothing_behind, 600)
 	}
 }
 
+/* A guest with the first pages of the file. */
+#define GUEST_SLOT	10
+#define GUEST_GPA	((u64)SZ_4G)
+#define GUEST_PAGES	16
+
+static void guest_touch_once(void)
+{
+	WRITE_ONCE(*(u8 *)GUEST_GPA, 1);
+	GUEST_DONE();
+}
+
+static void guest_touch_for_ever(void)
+{
+	u64 i;
+
+	for (i = 0; ; i = (i + 1) % GUEST_PAGES)
+		WRITE_ONCE(*(u8 *)(GUEST_GPA + i * GMEM_PAGE_SIZE), 1);
+}
+
+static struct kvm_vm *create_guest(struct kvm_vcpu **vcpu, void (*code)(void))
+{
+	const struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+#ifdef __x86_64__
+		.type = KVM_X86_SW_PROTECTED_VM,
+#endif
+	};
+
+	return vm_create_shape_with_one_vcpu(shape, vcpu, code);
+}
+
+static void give_to_guest(struct kvm_vm *vm, int fd)
+{
+	TEST_ASSERT(!__vm_set_user_memory_region2(vm, GUEST_SLOT, KVM_MEM_GUEST_MEMFD,
+						  GUEST_GPA, GUEST_PAGES * GMEM_PAGE_SIZE,
+						  NULL, fd, 0),
+		    "Cannot set the memslot");
+	virt_map(vm, GUEST_GPA, GUEST_GPA, GUEST_PAGES);
+}
+
+static void *run_vcpu(void *vcpu)
+{
+	vcpu_run(vcpu);
+	return NULL;
+}
+
+/* Until it is killed: the guest writes, a pipe has a page, another is converted. */
+static void be_busy_with_a_guest(u64 block, int ready_fd)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_guest(&vcpu, guest_touch_for_ever);
+	int fd = create_file(vm, block, 1);
+	u8 *mem = gmem_map_pages(fd, GUEST_PAGES);
+	pthread_t thread;
+	int pipes[2];
+
+	give_to_guest(vm, fd);
+	kvm_pthread_create(&thread, NULL, run_vcpu, vcpu);
+	while (!gmem_peek(mem + (GUEST_PAGES - 1) * GMEM_PAGE_SIZE))
+		usleep(1000);
+	TEST_ASSERT(!pipe(pipes), "pipe() failed");
+	page_to_pipe(pipes[1], mem + 3 * GMEM_PAGE_SIZE);
+
+	TEST_ASSERT(write(ready_fd, "", 1) == 1, "write() failed");
+	for (;;) {
+#ifdef __x86_64__
+		gmem_pages_to_private(fd, 5, 1);
+		gmem_pages_to_shared(fd, 5, 1);
+#endif
+		gmem_peek(mem + 5 * GMEM_PAGE_SIZE);
+	}
+}
+
+TEST_F(hugetlb, killed_process_with_a_guest_leaves_nothing_behind_in_its_cgroup)
+{
+	int nr = self->block == SZ_2M ? 10 : 2, i;
+	int ready[2];
+	pid_t pid;
+	char c;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	srandom(1);
+	ASSERT_EQ(pipe(ready), 0);
+	for (i = 0; i < nr; i++) {
+		pid = fork();
+		if (!pid) {
+			cgroup_enter(CGROUP);
+			be_busy_with_a_guest(self->block, ready[1]);
+		}
+		ASSERT_EQ(read(ready[0], &c, 1), 1);
+		EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), self->block);
+		usleep(random() % 20000);
+		kill(pid, SIGKILL);
+		ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+		EXPECT_POOL(0, 0);
+		EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
+		EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
+	}
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
 /* The pool of each node. */
 
 static long node_pool_free(u64 block_size, int node)
@@ -1204,6 +1307,51 @@ TEST_F(nodes, interleaved_blocks_take_turns)
 	bind_pages(self->mem, NR_BLOCKS * self->block, MPOL_INTERLEAVE, BIT(0) | BIT(1));
 	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, NR_BLOCKS * self->block);
 	EXPECT_TAKEN(1, 1);
+}
+
+/* Instead of the VM without a vCPU and its file. */
+static struct kvm_vcpu *replace_by_guest(FIXTURE_DATA(nodes) * self)
+{
+	struct kvm_vcpu *vcpu;
+
+	kvm_munmap(self->mem, NR_BLOCKS * self->block);
+	kvm_close(self->fd);
+	kvm_vm_free(self->vm);
+	self->vm = create_guest(&vcpu, guest_touch_once);
+	self->fd = create(self, NR_BLOCKS);
+	self->mem = gmem_map_pages(self->fd, NR_BLOCKS * self->nr_pages);
+	give_to_guest(self->vm, self->fd);
+	return vcpu;
+}
+
+static long run_vcpu_on_second_node(void *vcpu)
+{
+	const unsigned long nodes = BIT(1);
+
+	if (set_mempolicy(MPOL_BIND, &nodes, BITS_PER_LONG))
+		return -errno;
+	return _vcpu_run(vcpu);
+}
+
+TEST_F(nodes, thread_of_a_vcpu_decides_where_the_file_has_no_policy)
+{
+	struct kvm_vcpu *vcpu = replace_by_guest(self);
+	struct job guest;
+
+	job_start(&guest, run_vcpu_on_second_node, vcpu);
+	EXPECT_EQ(job_wait(&guest), 0);
+	EXPECT_TAKEN(0, 1);
+}
+
+TEST_F(nodes, vcpu_takes_a_block_from_the_node_of_the_policy_of_the_file)
+{
+	struct kvm_vcpu *vcpu = replace_by_guest(self);
+	struct job guest;
+
+	bind_pages(self->mem, self->block, MPOL_BIND, BIT(0));
+	job_start(&guest, run_vcpu_on_second_node, vcpu);
+	EXPECT_EQ(job_wait(&guest), 0);
+	EXPECT_TAKEN(1, 0);
 }
 
 /* All that the second node has is taken, if need be by a second file. */

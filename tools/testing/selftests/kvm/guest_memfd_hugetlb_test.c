@@ -140,6 +140,19 @@ TEST_F(hugetlb, creation_fails_with_a_size_of_blocks_that_is_not_known)
 			    GUEST_MEMFD_HUGETLB_MASK, EINVAL);
 }
 
+/* For a CPU without pages of 1 GiB. */
+TEST(creation_fails_with_a_size_of_blocks_that_has_no_pool)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+
+	if (!access("/sys/kernel/mm/hugepages/hugepages-1048576kB", F_OK))
+		SKIP(return, "there is a pool of 1 GiB pages");
+
+	EXPECT_EQ(__vm_create_guest_memfd(vm, SZ_1G, gmem_hugetlb_flag(SZ_1G)), -1);
+	EXPECT_EQ(errno, ENODEV);
+	kvm_vm_free(vm);
+}
+
 TEST_F(hugetlb, creation_fails_when_only_another_pool_has_pages)
 {
 	if (self->block != SZ_2M)

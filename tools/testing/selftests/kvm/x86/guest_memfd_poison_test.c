@@ -23,6 +23,7 @@
  * is to break, is there; it is not in the page tables of anyone.
  */
 FIXTURE(poison) {
+	struct gmem_pool_counts before;
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
 	int fd;
@@ -37,6 +38,8 @@ FIXTURE_SETUP(poison)
 	if (access(GMEM_CORRUPT_PFN, W_OK))
 		SKIP(return, "no CONFIG_HWPOISON_INJECT");
 
+	if (gmem_has_blocks())
+		self->before = gmem_pool_count(gmem_block_size());
 	self->fd = create_served(&self->vm, &self->vcpu, NR_PAGES);
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
 
@@ -44,6 +47,22 @@ FIXTURE_SETUP(poison)
 	self->pfn = gmem_pfn(self->mem + 5 * GMEM_PAGE_SIZE);
 	gmem_forget_mapping(self->mem, NR_PAGES);
 }
+
+/*
+ * Each test breaks page 5 and no other.  Its block is not in the pool any more, and
+ * the page is nowhere where it could be taken from.
+ */
+#define EXPECT_BLOCK_LOST(self) do {						\
+	struct gmem_pool_counts _want = (self)->before;				\
+	u64 _flags;								\
+										\
+	_want.nr--;								\
+	_want.free--;								\
+	EXPECT_TRUE(gmem_pool_becomes(gmem_block_size(), _want));		\
+	_flags = gmem_page_flags((self)->pfn);					\
+	EXPECT_TRUE(_flags & BIT(KPF_HWPOISON));				\
+	EXPECT_FALSE(_flags & (BIT(KPF_HUGE) | BIT(KPF_BUDDY)));		\
+} while (0)
 
 FIXTURE_TEARDOWN(poison)
 {
@@ -54,6 +73,8 @@ FIXTURE_TEARDOWN(poison)
 		close(self->fd);
 	if (self->vm)
 		kvm_vm_free(self->vm);
+	if (self->pfn && gmem_has_blocks())
+		EXPECT_BLOCK_LOST(self);
 }
 
 #define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)

@@ -1160,22 +1160,20 @@ static void *run_vcpu(void *vcpu)
 	return NULL;
 }
 
-/* Until it is killed: the guest writes, a pipe has a page, another is converted. */
-static void be_busy_with_a_guest(u64 block, int ready_fd)
+/* Until it is killed: the guest writes, the pipe has a page, another is converted. */
+static void be_busy_with_a_guest(u64 block, int pipe_fd, int ready_fd)
 {
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = create_guest(&vcpu, guest_touch_for_ever);
 	int fd = create_file(vm, block, 1);
 	u8 *mem = gmem_map_pages(fd, GUEST_PAGES);
 	pthread_t thread;
-	int pipes[2];
 
 	give_to_guest(vm, fd);
 	kvm_pthread_create(&thread, NULL, run_vcpu, vcpu);
 	while (!gmem_peek(mem + (GUEST_PAGES - 1) * GMEM_PAGE_SIZE))
 		usleep(1000);
-	TEST_ASSERT(!pipe(pipes), "pipe() failed");
-	page_to_pipe(pipes[1], mem + 3 * GMEM_PAGE_SIZE);
+	page_to_pipe(pipe_fd, mem + 3 * GMEM_PAGE_SIZE);
 
 	TEST_ASSERT(write(ready_fd, "", 1) == 1, "write() failed");
 	for (;;) {
@@ -1187,10 +1185,16 @@ static void be_busy_with_a_guest(u64 block, int ready_fd)
 	}
 }
 
+#define EXPECT_CHARGED(_taken, _reserved) do {					\
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), _taken);		\
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), _reserved);	\
+} while (0)
+
+/* And a pipe that outlives the process only keeps the block of its page. */
 TEST_F(hugetlb, killed_process_with_a_guest_leaves_nothing_behind_in_its_cgroup)
 {
 	int nr = self->block == SZ_2M ? 10 : 2, i;
-	int ready[2];
+	int ready[2], pipes[2];
 	pid_t pid;
 	char c;
 
@@ -1199,19 +1203,23 @@ TEST_F(hugetlb, killed_process_with_a_guest_leaves_nothing_behind_in_its_cgroup)
 	srandom(1);
 	ASSERT_EQ(pipe(ready), 0);
 	for (i = 0; i < nr; i++) {
+		ASSERT_EQ(pipe(pipes), 0);
 		pid = fork();
 		if (!pid) {
 			cgroup_enter(CGROUP);
-			be_busy_with_a_guest(self->block, ready[1]);
+			be_busy_with_a_guest(self->block, pipes[1], ready[1]);
 		}
 		ASSERT_EQ(read(ready[0], &c, 1), 1);
-		EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), self->block);
 		usleep(random() % 20000);
 		kill(pid, SIGKILL);
 		ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+		EXPECT_POOL(-1, 0);
+		EXPECT_CHARGED(self->block, self->block);
+
+		kvm_close(pipes[0]);
+		kvm_close(pipes[1]);
 		EXPECT_POOL(0, 0);
-		EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
-		EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
+		EXPECT_CHARGED(0, 0);
 	}
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }

@@ -70,7 +70,8 @@ static const struct holder_ops io_uring_ops = {
 #define DISK		"gmem_test"
 #define DISK_CONFIG	CONFIGFS "/nullb/" DISK
 #define DISK_NSECS	"300000000"
-/* A GiB is not closed so fast. */
+/* As a file of blocks is not closed so fast. */
+#define DISK_NSECS_2M	"1000000000"
 #define DISK_NSECS_1G	"3000000000"
 
 static int disk_fd;
@@ -92,6 +93,13 @@ static bool set_disk(const char *name, const char *value)
 	return ret == strlen(value);
 }
 
+static const char *disk_nsecs(void)
+{
+	if (!gmem_has_blocks())
+		return DISK_NSECS;
+	return gmem_block_size() == SZ_2M ? DISK_NSECS_2M : DISK_NSECS_1G;
+}
+
 static bool make_disk(void)
 {
 	/* EBUSY if it is there. */
@@ -101,8 +109,7 @@ static bool make_disk(void)
 
 	return set_disk("size", "1") && set_disk("memory_backed", "1") &&
 	       set_disk("irqmode", "2") &&
-	       set_disk("completion_nsec", gmem_block_size() == SZ_1G ?
-			DISK_NSECS_1G : DISK_NSECS) &&
+	       set_disk("completion_nsec", disk_nsecs()) &&
 	       set_disk("power", "1");
 }
 

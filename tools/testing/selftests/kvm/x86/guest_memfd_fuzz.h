@@ -584,8 +584,11 @@ static inline int fuzz_delete_slot(unsigned int slot)
 	return fuzz_set_slot(slot, 0, 0, -1, 0);
 }
 
+/* A file of whole blocks: @nr_pages is a multiple of theirs. */
 static inline int fuzz_create_file(u64 nr_pages, u64 flags)
 {
+	if (gmem_has_blocks())
+		flags |= gmem_hugetlb_flag(gmem_block_size());
 	return __vm_create_guest_memfd(fuzz.vm, nr_pages * MODEL_PAGE_SIZE, flags);
 }
 
@@ -610,6 +613,17 @@ static inline int fuzz_fallocate(int fd, int mode, u64 first, u64 nr)
 /*
  * Choices
  */
+
+#define FUZZ_BLOCK_PAGES	(gmem_block_size() / MODEL_PAGE_SIZE)
+
+/* The blocks that a range is in. */
+static inline void fuzz_whole_blocks(u64 *first, u64 *nr)
+{
+	u64 skipped = *first % FUZZ_BLOCK_PAGES;
+
+	*first -= skipped;
+	*nr = gmem_whole_blocks(skipped + *nr);
+}
 
 /* Short ranges mostly, but up to all of it. */
 static inline u64 fuzz_length(u64 r, u64 max)

@@ -340,6 +340,8 @@ static enum fuzz_outcome chaos_punch(struct fuzz_thread *t, const u64 *r)
 	struct chaos_file *file = chaos_pick(t, r, ~0ull, &first, &nr);
 	int err;
 
+	fuzz_whole_blocks(&first, &nr);
+	fuzz_note(t, file - chaos_files, first, nr, r[3]);
 	/* It must not be the hole of a file that is replaced meanwhile. */
 	pthread_mutex_lock(&file->replace);
 	chaos_get_finished(finished);

@@ -124,6 +124,11 @@ static enum fuzz_outcome chaos_replace(struct fuzz_thread *t, const u64 *r)
 	chaos_get_finished(finished);
 	fd = fuzz_create_file(file->nr_pages, GUEST_MEMFD_FLAG_MMAP |
 			      (r[1] & 1 ? GUEST_MEMFD_FLAG_INIT_SHARED : 0));
+	/* Blocks of files that were replaced, but are still held, are reserved. */
+	if (fd < 0 && errno == ENOMEM && gmem_has_blocks()) {
+		pthread_mutex_unlock(&file->replace);
+		return OUT_ENOMEM;
+	}
 	TEST_ASSERT(fd >= 0, "KVM_CREATE_GUEST_MEMFD failed");
 	for (i = 0; i < CHAOS_MAPPINGS; i++)
 		chaos_map(file, i, fd);
@@ -172,8 +177,8 @@ static const struct fuzz_op chaos_ops[] = {
 static void chaos_setup(u64 *seed)
 {
 	const u64 sizes[CHAOS_FILES] = {
-		600 + model_random(seed) % 1000,
-		MODEL_CHUNK_PAGES + 100 + model_random(seed) % 1000,
+		gmem_whole_blocks(600 + model_random(seed) % 1000),
+		gmem_whole_blocks(MODEL_CHUNK_PAGES + 100 + model_random(seed) % 1000),
 	};
 	unsigned int i, j;
 	int fd;
@@ -253,8 +258,17 @@ static void chaos_check_small_file(struct fuzz_thread *t, struct chaos_file *fil
 	free(seen);
 }
 
+static void chaos_punch_broken(unsigned int i)
+{
+	u64 first = chaos_broken[i].page, nr = 1;
+
+	fuzz_whole_blocks(&first, &nr);
+	fuzz_fallocate(chaos_files[chaos_broken[i].file].fd, FALLOC_FL_PUNCH_HOLE, first, nr);
+}
+
 static void chaos_finish(void)
 {
+	unsigned int nr_broken = min_t(unsigned int, chaos_nr_broken, ARRAY_SIZE(chaos_broken));
 	struct fuzz_thread *t = &fuzz.threads[0];
 	u8 buf[MODEL_PAGE_SIZE];
 	unsigned int i, j;
@@ -267,9 +281,8 @@ static void chaos_finish(void)
 	}
 	for (i = 0; i < CHAOS_SLOTS; i++)
 		fuzz_delete_slot(i);
-	for (i = 0; i < min_t(unsigned int, chaos_nr_broken, ARRAY_SIZE(chaos_broken)); i++)
-		fuzz_fallocate(chaos_files[chaos_broken[i].file].fd, FALLOC_FL_PUNCH_HOLE,
-			       chaos_broken[i].page, 1);
+	for (i = 0; i < nr_broken; i++)
+		chaos_punch_broken(i);
 
 	t->now.file = 0;
 	if (!fuzz.failed)
@@ -282,7 +295,7 @@ static void chaos_finish(void)
 		close(chaos_files[i].fd);
 		free(chaos_files[i].floor);
 	}
-	for (i = 0; i < min_t(unsigned int, chaos_nr_broken, ARRAY_SIZE(chaos_broken)); i++)
+	for (i = 0; i < nr_broken && !gmem_has_blocks(); i++)
 		fuzz_unpoison(chaos_broken[i].pfn);
 }
 

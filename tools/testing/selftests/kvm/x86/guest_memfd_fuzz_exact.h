@@ -105,6 +105,11 @@ static void exact_take_range(struct fuzz_thread *t, const u64 *r, u64 max,
 	fuzz_note(t, exact_index(file), range->first, range->nr, r[3]);
 }
 
+static void exact_take_whole_blocks(struct exact_range *range)
+{
+	fuzz_whole_blocks(&range->first, &range->nr);
+}
+
 /* The same inside of a mapping; false if there is none. */
 static bool exact_take_mapped(struct fuzz_thread *t, const u64 *r, u64 max,
 			      struct exact_range *range)

@@ -29,18 +29,23 @@ static enum fuzz_outcome exact_allocate(struct fuzz_thread *t, const u64 *r)
 static enum fuzz_outcome exact_punch(struct fuzz_thread *t, const u64 *r)
 {
 	struct exact_range range;
+	int expected, found;
 	u64 beyond;
-	int found;
 
 	exact_take_range(t, r, ~0ull, &range);
+	if (r[5] % 4)
+		exact_take_whole_blocks(&range);
+	fuzz_note(t, exact_index(range.file), range.first, range.nr, r[3]);
 	/* A hole may reach beyond the end of the file. */
 	beyond = exact_end(&range) == range.file->model.nr_pages ? r[4] % 3 : 0;
 
 	exact_lock(&range);
 	found = fuzz_fallocate(range.file->fd, FALLOC_FL_PUNCH_HOLE, range.first,
 			       range.nr + beyond);
-	fuzz_expect(t, exact_index(range.file), range.first, "punching a hole", 0, found);
-	model_punch(&range.file->model, range.first, range.nr);
+	expected = model_has_whole_blocks(&range.file->model, range.first, range.nr) ? 0 : EINVAL;
+	fuzz_expect(t, exact_index(range.file), range.first, "punching a hole", expected, found);
+	if (!expected)
+		model_punch(&range.file->model, range.first, range.nr);
 	exact_unlock(&range);
 	exact_drop(&range);
 	return fuzz_outcome_of(found);
@@ -90,6 +95,7 @@ static void exact_break_page(struct fuzz_thread *t, struct exact_range *range)
 {
 	struct model *model = &range->file->model;
 	int index = exact_index(range->file);
+	struct exact_range hole = *range;
 	u8 *addr = exact_addr(range);
 	u64 pfn, error_page;
 	u64 words[MODEL_WORDS];
@@ -105,10 +111,11 @@ static void exact_break_page(struct fuzz_thread *t, struct exact_range *range)
 	if (error_page != range->first)
 		fuzz_fail(t, index, range->first, "broken page is told as 0x%lx", error_page);
 
+	exact_take_whole_blocks(&hole);
 	fuzz_expect(t, index, range->first, "punching a hole over a broken page", 0,
-		    fuzz_fallocate(range->file->fd, FALLOC_FL_PUNCH_HOLE, range->first, 1));
-	model_punch(model, range->first, 1);
-	if (!fuzz_unpoison(pfn))
+		    fuzz_fallocate(range->file->fd, FALLOC_FL_PUNCH_HOLE, hole.first, hole.nr));
+	model_punch(model, hole.first, hole.nr);
+	if (!gmem_has_blocks() && !fuzz_unpoison(pfn))
 		ksft_print_msg("frame 0x%lx stays poisoned\n", pfn);
 	exact_peek(t, range->file, range->first, addr, true);
 }
@@ -116,7 +123,7 @@ static void exact_break_page(struct fuzz_thread *t, struct exact_range *range)
 static enum fuzz_outcome exact_poison(struct fuzz_thread *t, const u64 *r)
 {
 	enum fuzz_outcome outcome = OUT_SKIPPED;
-	struct exact_range range;
+	struct exact_range range, hole;
 	struct model *model;
 
 	if (READ_ONCE(fuzz.nr_poisons) >= fuzz.max_poisons)
@@ -125,13 +132,15 @@ static enum fuzz_outcome exact_poison(struct fuzz_thread *t, const u64 *r)
 		return OUT_SKIPPED;
 
 	model = &range.file->model;
-	exact_lock(&range);
+	hole = range;
+	exact_take_whole_blocks(&hole);
+	exact_lock(&hole);
 	if (!model_is_private(model, range.first) && !model->holder[range.first] &&
 	    __atomic_fetch_add(&fuzz.nr_poisons, 1, __ATOMIC_RELAXED) < fuzz.max_poisons) {
 		exact_break_page(t, &range);
 		outcome = OUT_EHWPOISON;
 	}
-	exact_unlock(&range);
+	exact_unlock(&hole);
 	exact_drop(&range);
 	return outcome;
 }
@@ -147,17 +156,42 @@ static u64 exact_new_size(unsigned int index, u64 r)
 	return 1 + r % (4 * SZ_2M / MODEL_PAGE_SIZE);
 }
 
+/* Blocks are reserved, so just over a chunk of them has to do. */
+static u64 exact_new_blocks(unsigned int index, u64 r)
+{
+	u64 nr_pages = exact_new_size(EXACT_BIG_FILE - 1, r);
+
+	if (index == EXACT_BIG_FILE)
+		nr_pages += MODEL_CHUNK_PAGES;
+	return gmem_whole_blocks(nr_pages);
+}
+
+/* All of a file is reserved as long as somebody holds one page of it. */
+static int exact_create(unsigned int index, u64 r, u64 flags, u64 *nr_pages)
+{
+	int fd;
+
+	*nr_pages = gmem_has_blocks() ? exact_new_blocks(index, r) : exact_new_size(index, r);
+	fd = fuzz_create_file(*nr_pages, flags);
+	if (fd < 0 && errno == ENOMEM && gmem_has_blocks()) {
+		*nr_pages = exact_new_blocks(EXACT_BIG_FILE - 1, r);
+		fd = fuzz_create_file(*nr_pages, flags);
+	}
+	TEST_ASSERT(fd >= 0, "KVM_CREATE_GUEST_MEMFD failed");
+	return fd;
+}
+
 static void exact_open(struct exact_file *file, const u64 *r)
 {
 	static u64 nr_incarnations;
-	u64 nr_pages = exact_new_size(exact_index(file), r[2]);
 	bool shared = r[3] & 1;
 	unsigned int i;
+	u64 nr_pages;
 
-	file->fd = fuzz_create_file(nr_pages, GUEST_MEMFD_FLAG_MMAP |
-				    (shared ? GUEST_MEMFD_FLAG_INIT_SHARED : 0));
-	TEST_ASSERT(file->fd >= 0, "KVM_CREATE_GUEST_MEMFD failed");
-	TEST_ASSERT(model_init(&file->model, nr_pages, shared), "No memory for the model");
+	file->fd = exact_create(exact_index(file), r[2], GUEST_MEMFD_FLAG_MMAP |
+				(shared ? GUEST_MEMFD_FLAG_INIT_SHARED : 0), &nr_pages);
+	TEST_ASSERT(model_init(&file->model, nr_pages, FUZZ_BLOCK_PAGES, shared),
+		    "No memory for the model");
 	file->incarnation = __atomic_add_fetch(&nr_incarnations, 1, __ATOMIC_RELAXED);
 	for (i = 0; i < EXACT_MAPPINGS; i++)
 		exact_map(file, &file->mappings[i], 0, nr_pages);
@@ -244,7 +278,8 @@ static enum fuzz_outcome exact_legacy_file(struct fuzz_thread *t, const u64 *r)
 	int fd, found;
 	void *mem;
 
-	fd = fuzz_create_file(nr_pages, r[3] & 1 ? GUEST_MEMFD_FLAG_INIT_SHARED : 0);
+	fd = __vm_create_guest_memfd(fuzz.vm, nr_pages * MODEL_PAGE_SIZE,
+				     r[3] & 1 ? GUEST_MEMFD_FLAG_INIT_SHARED : 0);
 	TEST_ASSERT(fd >= 0, "KVM_CREATE_GUEST_MEMFD failed");
 
 	mem = mmap(NULL, nr_pages * MODEL_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
@@ -266,9 +301,9 @@ static void exact_check_counts(struct fuzz_thread *t, struct exact_file *file)
 	u64 expected[ARRAY_SIZE(keys)], found;
 	unsigned int i;
 
-	expected[0] = model_count(&file->model, MODEL_PRIVATE);
+	expected[0] = model_count_private(&file->model);
 	expected[1] = file->model.nr_pages - expected[0];
-	expected[2] = model_count(&file->model, MODEL_ALLOCATED);
+	expected[2] = model_count_allocated(&file->model);
 
 	for (i = 0; i < ARRAY_SIZE(keys); i++) {
 		found = gmem_fdinfo(file->fd, keys[i]);

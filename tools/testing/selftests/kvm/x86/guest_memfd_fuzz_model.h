@@ -2,16 +2,18 @@
 /*
  * The model of guest_memfd_fuzz_test: what a file must look like.
  *
- * A plain array says of each page whether it is private, allocated, held and
- * what it contains; nothing is clever here, so that it is easy to believe.
+ * A plain array says of each page whether it is private, held and what it
+ * contains, another of each block, which may be one page, whether it is
+ * allocated; nothing is clever here, so that it is easy to believe.
  * Knows nothing of file descriptors, mappings or guests and makes no system
  * calls.
  *
  * A thread that is about to touch pages takes their locks first, in the order
  * of their offsets: shared if content and state stay, which still allows it to
- * mark pages as allocated, exclusive if not.  The outcome of the operation is
- * then known before it is tried, however many other threads use other pages of
- * the same unit, node or 2 MiB meanwhile.
+ * mark blocks as allocated, exclusive if not.  A hole has all pages of its
+ * blocks locked.  The outcome of the operation is then known before it is tried,
+ * however many other threads use other pages of the same unit, node or 2 MiB
+ * meanwhile.
  */
 #ifndef SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_MODEL_H
 #define SELFTEST_KVM_X86_GUEST_MEMFD_FUZZ_MODEL_H
@@ -37,8 +39,7 @@
 #define MODEL_ALL_WORDS		((1u << MODEL_WORDS) - 1)
 
 #define MODEL_PRIVATE		0x1
-#define MODEL_ALLOCATED		0x2
-#define MODEL_NONZERO		0x4
+#define MODEL_NONZERO		0x2
 
 /* Files of more pages share locks. */
 #define MODEL_MAX_LOCKS		8192
@@ -46,8 +47,10 @@
 struct model {
 	u64 nr_pages;
 	u64 pages_per_lock;
+	u64 pages_per_block;
 	pthread_rwlock_t *locks;
 	u8 *state;
+	u8 *allocated;			/* by block */
 	u8 *holder;			/* thread + 1 */
 	u64 (*words)[MODEL_WORDS];
 };
@@ -75,17 +78,21 @@ static inline u64 model_nr_locks(const struct model *model)
 	return (model->nr_pages - 1) / model->pages_per_lock + 1;
 }
 
-static inline bool model_init(struct model *model, u64 nr_pages, bool shared)
+static inline bool model_init(struct model *model, u64 nr_pages, u64 pages_per_block,
+			      bool shared)
 {
 	u64 i;
 
 	model->nr_pages = nr_pages;
 	model->pages_per_lock = nr_pages <= MODEL_MAX_LOCKS ? 1 : 64;
+	model->pages_per_block = pages_per_block;
 	model->locks = calloc(model_nr_locks(model), sizeof(*model->locks));
 	model->state = malloc(nr_pages);
+	model->allocated = calloc(nr_pages / pages_per_block, 1);
 	model->holder = calloc(nr_pages, 1);
 	model->words = calloc(nr_pages, sizeof(*model->words));
-	if (!model->locks || !model->state || !model->holder || !model->words)
+	if (!model->locks || !model->state || !model->allocated || !model->holder ||
+	    !model->words)
 		return false;
 
 	for (i = 0; i < model_nr_locks(model); i++)
@@ -98,6 +105,7 @@ static inline void model_destroy(struct model *model)
 {
 	free(model->locks);
 	free(model->state);
+	free(model->allocated);
 	free(model->holder);
 	free(model->words);
 }
@@ -149,13 +157,27 @@ static inline u64 model_word(const struct model *model, u64 page, unsigned int w
 	return model_has(model, page, MODEL_NONZERO) ? model->words[page][word] : 0;
 }
 
-static inline u64 model_count(const struct model *model, u8 what)
+static inline u64 model_count_private(const struct model *model)
 {
 	u64 page, count = 0;
 
 	for (page = 0; page < model->nr_pages; page++)
-		count += model_has(model, page, what);
+		count += model_is_private(model, page);
 	return count;
+}
+
+static inline u64 model_count_allocated(const struct model *model)
+{
+	u64 block, count = 0;
+
+	for (block = 0; block < model->nr_pages / model->pages_per_block; block++)
+		count += model->allocated[block];
+	return count * model->pages_per_block;
+}
+
+static inline bool model_has_whole_blocks(const struct model *model, u64 first, u64 nr)
+{
+	return first % model->pages_per_block == 0 && nr % model->pages_per_block == 0;
 }
 
 /* The first private page of a range, or its end. */
@@ -176,12 +198,10 @@ static inline u64 model_first_private(const struct model *model, u64 first, u64 
 /* With the pages locked shared: others may do the same. */
 static inline void model_allocate(struct model *model, u64 first, u64 nr)
 {
-	u64 page;
+	u64 block, last = (first + nr - 1) / model->pages_per_block;
 
-	for (page = first; page < first + nr; page++)
-		if (!model_has(model, page, MODEL_ALLOCATED))
-			__atomic_fetch_or(&model->state[page], MODEL_ALLOCATED,
-					  __ATOMIC_RELAXED);
+	for (block = first / model->pages_per_block; block <= last; block++)
+		__atomic_store_n(&model->allocated[block], 1, __ATOMIC_RELAXED);
 }
 
 static inline void model_write(struct model *model, u64 page, unsigned int mask,
@@ -194,10 +214,11 @@ static inline void model_write(struct model *model, u64 page, unsigned int mask,
 	for (i = 0; i < MODEL_WORDS; i++)
 		if (mask & (1u << i))
 			model->words[page][i] = words[i];
-	model->state[page] |= MODEL_NONZERO | MODEL_ALLOCATED;
+	model->state[page] |= MODEL_NONZERO;
+	model_allocate(model, page, 1);
 }
 
-/* Whoever holds a page that is freed does not hold the next one there. */
+/* Whole blocks.  Whoever holds a page that is freed does not hold the next one there. */
 static inline void model_punch(struct model *model, u64 first, u64 nr)
 {
 	u64 page;
@@ -205,6 +226,8 @@ static inline void model_punch(struct model *model, u64 first, u64 nr)
 	for (page = first; page < first + nr; page++)
 		model->state[page] &= MODEL_PRIVATE;
 	memset(&model->holder[first], 0, nr);
+	memset(&model->allocated[first / model->pages_per_block], 0,
+	       nr / model->pages_per_block);
 }
 
 static inline u64 model_first_held(const struct model *model, u64 first, u64 end)

@@ -17,6 +17,9 @@
  *
  * What a thread does is a function of the seed and its number; with one thread
  * a run can be replayed exactly.
+ *
+ * With GUEST_MEMFD_BLOCK the files are of huge blocks, which stay broken if one
+ * of their pages was: then the pool must have lost no others at the end.
  */
 #include <getopt.h>
 #include <time.h>
@@ -448,6 +451,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
 	ksft_set_plan(nr_seeds * ARRAY_SIZE(phases) + (fuzz.max_ops ? 0 : 2));
 	fuzz_catch_sigbus();
+	gmem_check_pool_at_exit();
 
 	for (i = 0; i < nr_seeds; i++) {
 		fuzz.seed = seeds[i];

@@ -75,18 +75,21 @@ static struct {
 /* Only blocks with a page that was broken may be lost. */
 static inline void gmem_check_pool(void)
 {
+	long nr_broken = (gmem_broken_kbytes() - gmem_before_tests.broken) /
+			 (GMEM_PAGE_SIZE / SZ_1K);
 	struct gmem_pool_counts want = gmem_before_tests.pool;
 	u64 block_size = gmem_block_size();
-	long nr;
+	long nr_lost;
 
 	if (getpid() != gmem_before_tests.pid)
 		return;
 
-	if (gmem_broken_kbytes() != gmem_before_tests.broken) {
+	if (nr_broken > 0) {
 		usleep(GMEM_JOIN_MSECS * 1000);
-		nr = gmem_pool_read(block_size, "nr_hugepages");
-		want.free -= want.nr - nr;
-		want.nr = nr;
+		nr_lost = want.nr - gmem_pool_read(block_size, "nr_hugepages");
+		nr_lost = min(nr_lost, nr_broken);
+		want.free -= nr_lost;
+		want.nr -= nr_lost;
 	}
 	if (gmem_pool_becomes(block_size, want))
 		return;

@@ -158,9 +158,9 @@ FIXTURE_SETUP(unheld)
 
 	pin_thread(CONVERTER_CPU);
 	self->vm = vm_create_shape_with_one_vcpu(shape, &self->vcpu, guest_code);
-	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = gmem_create_file(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
+				    GUEST_MEMFD_FLAG_MMAP |
+				    GUEST_MEMFD_FLAG_INIT_SHARED);
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
 	vm_set_user_memory_region2(self->vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD,
 				   TEST_GPA, NR_PAGES * GMEM_PAGE_SIZE, NULL,
@@ -616,5 +616,6 @@ int main(int argc, char **argv)
 		argc -= 2;
 		argv += 2;
 	}
+	gmem_check_pool_at_exit();
 	return test_harness_run(argc, argv);
 }

@@ -578,6 +578,69 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 	EXPECT_BLOCK_LOST();
 }
 
+#define UNPOISON_PFN	"/sys/kernel/debug/hwpoison/unpoison-pfn"
+#define UNPOISON_ROUNDS	10
+
+static bool unpoison(u64 pfn)
+{
+	int fd = open_path_or_exit(UNPOISON_PFN, O_WRONLY);
+	char text[32];
+	int len = snprintf(text, sizeof(text), "0x%lx", pfn);
+	bool done = write(fd, text, len) == len;
+
+	kvm_close(fd);
+	return done;
+}
+
+static long unpoison_job(void *pfn)
+{
+	return unpoison(*(u64 *)pfn);
+}
+
+/*
+ * A page of a block that is being taken has no reference yet, so memory_failure()
+ * has none of it either, and there is none to give back.
+ */
+TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
+{
+	static struct job taker, unpoisoning;
+	static u64 pfn;
+	u8 *mem;
+	int fd, i;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	for (i = 0; i < UNPOISON_ROUNDS; i++) {
+		pfn = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
+		gmem_punch_pages(fd, 0, self->nr_pages);
+
+		/* The last block that was given back is the first that is taken. */
+		stall_arm("split");
+		job_start(&taker, gmem_poke_job, mem);
+		ASSERT_TRUE(stall_is_reached("split"));
+		gmem_break_pfn(pfn);
+		job_start(&unpoisoning, unpoison_job, &pfn);
+		usleep(i * 50);
+		stall_release("split");
+		EXPECT_EQ(job_wait(&taker), 0);
+		if (job_wait(&unpoisoning))
+			continue;
+
+		/* Too late: the block is lost. */
+		gmem_punch_pages(fd, 0, self->nr_pages);
+		unpoison(pfn);
+		gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+	}
+	EXPECT_POOL(-1, 0);
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+}
+
 static long punch_job(void *fd)
 {
 	gmem_punch_pages(*(int *)fd, 0, SZ_2M / GMEM_PAGE_SIZE);

@@ -23,7 +23,7 @@
 #include "test_util.h"
 
 #define VFIO_DEVICES	"/sys/bus/pci/drivers/vfio-pci"
-#define VFIO_IOVA	SZ_1M
+#define VFIO_IOVA	SZ_2M
 
 static int vfio_group, vfio_container;
 
@@ -73,25 +73,29 @@ static void close_vfio(void)
 	kvm_close(vfio_container);
 }
 
-static int map_dma(u8 *page)
+static int map_dma_range(u8 *addr, u64 size)
 {
 	struct vfio_iommu_type1_dma_map map = {
 		.argsz = sizeof(map),
 		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-		.vaddr = (uintptr_t)page,
+		.vaddr = (uintptr_t)addr,
 		.iova = VFIO_IOVA,
-		.size = GMEM_PAGE_SIZE,
+		.size = size,
 	};
 
 	return ioctl(vfio_container, VFIO_IOMMU_MAP_DMA, &map) ? errno : 0;
+}
+
+static int map_dma(u8 *page)
+{
+	return map_dma_range(page, GMEM_PAGE_SIZE);
 }
 
 static void unmap_dma(void)
 {
 	struct vfio_iommu_type1_dma_unmap unmap = {
 		.argsz = sizeof(unmap),
-		.iova = VFIO_IOVA,
-		.size = GMEM_PAGE_SIZE,
+		.flags = VFIO_DMA_UNMAP_FLAG_ALL,
 	};
 
 	kvm_ioctl(vfio_container, VFIO_IOMMU_UNMAP_DMA, &unmap);
@@ -106,4 +110,36 @@ static const struct holder_ops vfio_ops = {
 
 FIXTURE_VARIANT_ADD(holder, vfio) { .ops = &vfio_ops };
 
-TEST_HARNESS_MAIN
+/* All of the file is pinned: that takes blocks at once, where it finds them. */
+TEST_F(holder, blocks_mapped_for_dma_go_back_once_they_are_unmapped)
+{
+	const long nr_blocks = FILE_PAGES * GMEM_PAGE_SIZE / gmem_block_size();
+	struct gmem_pool_counts pool;
+	u64 error_page;
+
+	if (!gmem_has_blocks())
+		SKIP(return, "no blocks");
+	ASSERT_EQ(0, map_dma_range(self->mem, FILE_PAGES * GMEM_PAGE_SIZE));
+	self->held = true;
+	EXPECT_EQ(EAGAIN, gmem_pages_try_private(self->fd, FIRST, NR_PAGES, &error_page));
+	EXPECT_EQ(FIRST, error_page);
+
+	pool = gmem_pool_count(gmem_block_size());
+	gmem_punch_pages(self->fd, 0, FILE_PAGES);
+	usleep(GMEM_JOIN_MSECS * 1000);
+	EXPECT_TRUE(gmem_pool_is(gmem_block_size(), pool));
+	EXPECT_EQ(nr_blocks, gmem_fdinfo(self->fd, "waiting"));
+	EXPECT_EQ(0, gmem_pages_try_private(self->fd, FIRST, NR_PAGES, &error_page));
+
+	release_page(self);
+	/* Reserved for the file as before. */
+	pool.free += nr_blocks;
+	pool.resv += nr_blocks;
+	EXPECT_TRUE(gmem_pool_becomes(gmem_block_size(), pool));
+}
+
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

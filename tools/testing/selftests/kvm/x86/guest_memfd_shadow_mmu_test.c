@@ -48,9 +48,9 @@ FIXTURE_SETUP(shadow)
 		SKIP(return, "no shadow paging");
 
 	self->vm = vm_create_with_one_vcpu(&self->vcpu, guest_serve);
-	self->fd = vm_create_guest_memfd(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
-					 GUEST_MEMFD_FLAG_MMAP |
-					 GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->fd = gmem_create_file(self->vm, NR_PAGES * GMEM_PAGE_SIZE,
+				    GUEST_MEMFD_FLAG_MMAP |
+				    GUEST_MEMFD_FLAG_INIT_SHARED);
 	self->mem = gmem_map_pages(self->fd, NR_PAGES);
 	memset(self->mem, FILE_BYTE, NR_PAGES * GMEM_PAGE_SIZE);
 
@@ -97,4 +97,100 @@ TEST_F(shadow, neighbours_of_a_page_come_from_the_file)
 		EXPECT_EQ(FILE_BYTE, read_page(self->vcpu, i));
 }
 
-TEST_HARNESS_MAIN
+/*
+ * Two blocks of 2 MiB, which the guest maps with one entry each.  No VM with
+ * shadow paging can have private memory, so there are no conversions.
+ */
+#define BLOCK_PAGES	(SZ_2M / GMEM_PAGE_SIZE)
+#define NR_BLOCKS	2
+
+/* Nothing is there, and it is not aligned as the file is. */
+#define ODD_HVA		((void *)GMEM_PAGE_SIZE)
+
+FIXTURE(shadow_block) {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	int fd;
+	u8 *mem;
+	long pages_2m;
+};
+
+FIXTURE_SETUP(shadow_block)
+{
+	if (kvm_is_tdp_enabled())
+		SKIP(return, "no shadow paging");
+	if (gmem_block_size() != SZ_2M)
+		SKIP(return, "no blocks of 2 MiB");
+
+	self->vm = vm_create_with_one_vcpu(&self->vcpu, guest_serve);
+	self->fd = gmem_create_file(self->vm, NR_BLOCKS * SZ_2M,
+				    GUEST_MEMFD_FLAG_MMAP |
+				    GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->mem = gmem_map_pages(self->fd, NR_BLOCKS * BLOCK_PAGES);
+	memset(self->mem, FILE_BYTE, NR_BLOCKS * SZ_2M);
+
+	set_slot_beside(self->vm, NR_BLOCKS * BLOCK_PAGES, self->fd, ODD_HVA);
+	virt_map_level(self->vm, TRACKING_GPA, TRACKING_GPA, NR_BLOCKS * SZ_2M,
+		       PG_LEVEL_2M);
+	self->pages_2m = vm_get_stat(self->vm, pages_2m);
+}
+
+FIXTURE_TEARDOWN(shadow_block)
+{
+	kvm_munmap(self->mem, NR_BLOCKS * SZ_2M);
+	close(self->fd);
+	kvm_vm_free(self->vm);
+}
+
+#define EXPECT_LEAVES(_nr)						\
+	EXPECT_EQ(self->pages_2m + (_nr), (long)vm_get_stat(self->vm, pages_2m))
+
+static bool block_reads(struct kvm_vcpu *vcpu, int block, u8 byte)
+{
+	int first = block * BLOCK_PAGES;
+
+	return read_page(vcpu, first) == byte &&
+	       read_page(vcpu, first + BLOCK_PAGES / 2) == byte &&
+	       read_page(vcpu, first + BLOCK_PAGES - 1) == byte;
+}
+
+TEST_F(shadow_block, block_is_mapped_with_one_leaf)
+{
+	EXPECT_TRUE(block_reads(self->vcpu, 0, FILE_BYTE));
+	EXPECT_LEAVES(1);
+	EXPECT_TRUE(block_reads(self->vcpu, 1, FILE_BYTE));
+	EXPECT_LEAVES(2);
+}
+
+TEST_F(shadow_block, hole_takes_away_the_leaf_of_its_block_alone)
+{
+	EXPECT_TRUE(block_reads(self->vcpu, 0, FILE_BYTE));
+	EXPECT_TRUE(block_reads(self->vcpu, 1, FILE_BYTE));
+
+	gmem_punch_pages(self->fd, BLOCK_PAGES, BLOCK_PAGES);
+	EXPECT_LEAVES(1);
+	EXPECT_TRUE(block_reads(self->vcpu, 0, FILE_BYTE));
+	EXPECT_TRUE(block_reads(self->vcpu, 1, 0));
+	EXPECT_LEAVES(2);
+}
+
+/* Or the guest could get at more than it has mapped there. */
+TEST_F(shadow_block, page_that_the_guest_maps_alone_is_mapped_alone)
+{
+	const gva_t window = TRACKING_GPA + SZ_1G;
+	const int n = BLOCK_PAGES + 5;
+
+	virt_map(self->vm, window, TRACKING_GPA + n * GMEM_PAGE_SIZE, 1);
+	self->mem[n * GMEM_PAGE_SIZE] = OTHER_BYTE;
+
+	EXPECT_EQ(OTHER_BYTE, guest_read(self->vcpu, window));
+	EXPECT_LEAVES(0);
+	EXPECT_EQ(OTHER_BYTE, read_page(self->vcpu, n));
+	EXPECT_LEAVES(1);
+}
+
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

@@ -77,6 +77,23 @@ static void gmem_cache_unfreeze(struct page *page, unsigned int nr_pages)
 				   1 + GMEM_BLOCK_REFS);
 }
 
+/*
+ * Memory that goes offline isolates a broken page, to have it freed, and keeps
+ * the reference for ever: its block would wait for it.
+ */
+static void gmem_cache_isolate_broken(struct folio *folio)
+{
+	struct lruvec *lruvec;
+	unsigned long flags;
+
+	if (!folio_test_clear_lru(folio))
+		return;
+
+	lruvec = folio_lruvec_lock_irqsave(folio, &flags);
+	lruvec_del_folio(lruvec, folio);
+	lruvec_unlock_irqrestore(lruvec, flags);
+}
+
 /* Found broken while nobody could get at it: nobody has reported it. */
 static void gmem_cache_mark_broken(struct xa_state *xas, struct page *page,
 				   pgoff_t index)
@@ -91,6 +108,7 @@ static void gmem_cache_mark_broken(struct xa_state *xas, struct page *page,
 		xas_set(xas, index + i);
 		xas_load(xas);
 		xas_set_mark(xas, GMEM_BROKEN);
+		gmem_cache_isolate_broken(gmem_cache_folio(page + i));
 	}
 }
 

@@ -5,7 +5,7 @@
  * again.
  *
  * Takes free pages of the pools, so there have to be some: hugepagesz=1G
- * hugepages=1 hugepagesz=2M hugepages=8.
+ * hugepages=3 hugepagesz=2M hugepages=1000.  With fewer it takes more rounds.
  */
 #include <kunit/test.h>
 
@@ -13,6 +13,8 @@
 #include <linux/hugetlb.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
+#include <linux/page_ext.h>
+#include <linux/page_owner.h>
 #include <linux/pgalloc_tag.h>
 #include <linux/sizes.h>
 #include <linux/string.h>
@@ -27,7 +29,7 @@
 struct split_case {
 	const char *name;
 	unsigned long size;
-	unsigned int rounds;
+	unsigned int nr;
 };
 
 static const struct split_case split_cases[] = {
@@ -42,9 +44,14 @@ struct split_test {
 	struct hstate *h;
 	struct folio *folio;
 	struct hugetlb_split split;
-	struct page *before;
-	struct page *after;
 	unsigned long nr_pages;
+};
+
+/* One of many that are split at once. */
+struct split_one {
+	struct folio *folio;
+	struct hugetlb_split split;
+	struct page *before;
 };
 
 static struct folio *take(struct split_test *t)
@@ -117,44 +124,68 @@ static void copy_pages(struct page *copies, struct folio *folio)
 	}
 }
 
-static unsigned long first_difference(struct split_test *t)
+static unsigned long first_difference(const struct page *before,
+				      const struct page *after,
+				      unsigned long nr_pages)
 {
 	unsigned long i;
 
-	for (i = 0; i < t->nr_pages; i++)
-		if (memcmp(&t->before[i], &t->after[i], sizeof(struct page)))
+	for (i = 0; i < nr_pages; i++)
+		if (memcmp(&before[i], &after[i], sizeof(struct page)))
 			break;
 	return i;
 }
 
-static void joined_folio_is_what_it_was(struct kunit *test)
+static void split_and_join_at_once(struct kunit *test, struct split_test *t,
+				   struct split_one *ones, unsigned int nr,
+				   struct page *after)
+{
+	unsigned long free = t->h->free_huge_pages;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		ones[i].folio = take(t);
+		KUNIT_ASSERT_NOT_NULL(test, ones[i].folio);
+		copy_pages(ones[i].before, ones[i].folio);
+	}
+	for (i = 0; i < nr; i++)
+		KUNIT_ASSERT_EQ(test, 0, hugetlb_split_folio(ones[i].folio,
+							     &ones[i].split));
+
+	KUNIT_ASSERT_TRUE(test, memory_failure_tryhold());
+	for (i = 0; i < nr; i++)
+		hugetlb_join_folio(&ones[i].split, NULL);
+	memory_failure_release();
+	KUNIT_ASSERT_EQ(test, free, t->h->free_huge_pages);
+
+	/* The last that was given back is the first that is taken. */
+	for (i = nr; i-- > 0;) {
+		KUNIT_ASSERT_PTR_EQ(test, ones[i].folio, take(t));
+		copy_pages(after, ones[i].folio);
+		KUNIT_ASSERT_EQ_MSG(test, t->nr_pages,
+				    first_difference(ones[i].before, after, t->nr_pages),
+				    "the page with this number differs in folio %u", i);
+	}
+	for (i = 0; i < nr; i++)
+		folio_put(ones[i].folio);
+}
+
+static void joined_folios_are_what_they_were(struct kunit *test)
 {
 	const struct split_case *param = test->param_value;
 	struct split_test *t = split_test(test);
-	unsigned long free = t->h->free_huge_pages;
-	struct folio *folio;
-	unsigned int i;
+	unsigned int nr = min(param->nr, t->h->free_huge_pages - t->h->resv_huge_pages);
+	struct page *after = alloc_copies(test, t->nr_pages);
+	struct split_one *ones;
+	unsigned int i, left;
 
-	t->before = alloc_copies(test, t->nr_pages);
-	t->after = alloc_copies(test, t->nr_pages);
-	folio = take(t);
-	KUNIT_ASSERT_NOT_NULL(test, folio);
-	copy_pages(t->before, folio);
-	folio_put(folio);
+	ones = kunit_kcalloc(test, nr, sizeof(*ones), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, ones);
+	for (i = 0; i < nr; i++)
+		ones[i].before = alloc_copies(test, t->nr_pages);
 
-	for (i = 0; i < param->rounds; i++) {
-		take_and_split(test, t);
-		/* The last that was given back is the first that is taken. */
-		KUNIT_ASSERT_PTR_EQ(test, folio, t->folio);
-		join_and_put(test, t);
-		KUNIT_ASSERT_EQ(test, free, t->h->free_huge_pages);
-
-		KUNIT_ASSERT_PTR_EQ(test, folio, take(t));
-		copy_pages(t->after, folio);
-		folio_put(folio);
-		KUNIT_ASSERT_EQ_MSG(test, t->nr_pages, first_difference(t),
-				    "the page with this number differs in round %u", i);
-	}
+	for (left = param->nr; left; left -= min(left, nr))
+		split_and_join_at_once(test, t, ones, min(left, nr), after);
 }
 
 static void expect_like(struct kunit *test, const struct page *page,
@@ -188,6 +219,65 @@ static void split_pages_are_like_fresh_ones(struct kunit *test)
 	join_and_put(test, t);
 	__free_page(fresh);
 }
+
+#ifdef CONFIG_PAGE_OWNER
+/* What struct page_owner begins with is private to mm/page_owner.c. */
+#define OWNER_ORDER_BYTES	(sizeof(unsigned short) + sizeof(short))
+
+static void expect_owner_like(struct kunit *test, struct page *page,
+			      struct page *like, size_t size)
+{
+	struct page_ext *ext = page_ext_get(page), *like_ext = page_ext_get(like);
+	bool same;
+
+	same = ext->flags == like_ext->flags &&
+	       !memcmp(page_ext_data(ext, &page_owner_ops),
+		       page_ext_data(like_ext, &page_owner_ops), size);
+	page_ext_put(like_ext);
+	page_ext_put(ext);
+	KUNIT_ASSERT_TRUE_MSG(test, same, "page %lu of its folio",
+			      page_to_pfn(page) % (1UL << PUD_ORDER));
+}
+
+static bool has_owner(struct page *page)
+{
+	struct page_ext *ext = page_ext_get(page);
+	bool has = test_bit(PAGE_EXT_OWNER_ALLOCATED, &ext->flags);
+
+	page_ext_put(ext);
+	return has;
+}
+
+/*
+ * The order and whether it was migrated are those of any page, all else is what
+ * the huge page had.  Where it was split before the order can be nothing else,
+ * so this comes first.  Pages that came at boot may have no owner.
+ */
+static void each_page_has_the_owner_of_the_allocation(struct kunit *test)
+{
+	struct split_test *t = split_test(test);
+	struct page *fresh;
+	unsigned long i;
+
+	if (!static_branch_unlikely(&page_owner_inited))
+		kunit_skip(test, "page_owner=on is not on the command line");
+
+	take_and_split(test, t);
+	if (!has_owner(t->split.page)) {
+		join_and_put(test, t);
+		kunit_skip(test, "the pool of this size has no owners");
+	}
+	fresh = alloc_page(GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, fresh);
+	for (i = 0; i < t->nr_pages; i++) {
+		expect_owner_like(test, t->split.page + i, fresh, OWNER_ORDER_BYTES);
+		expect_owner_like(test, t->split.page + i, t->split.page,
+				  page_owner_ops.size);
+	}
+	join_and_put(test, t);
+	__free_page(fresh);
+}
+#endif
 
 static unsigned long nr_hugetlb(void)
 {
@@ -256,7 +346,10 @@ static void folio_that_somebody_has_is_not_split(struct kunit *test)
 }
 
 static struct kunit_case hugetlb_split_cases[] = {
-	KUNIT_CASE_PARAM_ATTR(joined_folio_is_what_it_was, split_gen_params,
+#ifdef CONFIG_PAGE_OWNER
+	KUNIT_CASE_PARAM(each_page_has_the_owner_of_the_allocation, split_gen_params),
+#endif
+	KUNIT_CASE_PARAM_ATTR(joined_folios_are_what_they_were, split_gen_params,
 			      { .speed = KUNIT_SPEED_SLOW }),
 	KUNIT_CASE_PARAM(split_pages_are_like_fresh_ones, split_gen_params),
 	KUNIT_CASE_PARAM(split_folio_is_not_counted_as_hugetlb_memory, split_gen_params),

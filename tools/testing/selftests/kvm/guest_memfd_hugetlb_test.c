@@ -598,9 +598,17 @@ static long unpoison_job(void *pfn)
 }
 
 /*
- * A page of a block that is being taken has no reference yet, so memory_failure()
- * has none of it either, and there is none to give back.
+ * The last block that was given back is the first that is taken.  While it is,
+ * nobody has a reference to one of its pages.
  */
+#define BREAK_FROZEN_PAGE(_taker, _mem, _pfn) do {			\
+	stall_arm("split");						\
+	job_start(_taker, gmem_poke_job, _mem);				\
+	ASSERT_TRUE(stall_is_reached("split"));				\
+	gmem_break_pfn(_pfn);						\
+} while (0)
+
+/* memory_failure() has no reference of such a page, so there is none to give back. */
 TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
 {
 	static struct job taker, unpoisoning;
@@ -617,11 +625,7 @@ TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
 		pfn = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
 		gmem_punch_pages(fd, 0, self->nr_pages);
 
-		/* The last block that was given back is the first that is taken. */
-		stall_arm("split");
-		job_start(&taker, gmem_poke_job, mem);
-		ASSERT_TRUE(stall_is_reached("split"));
-		gmem_break_pfn(pfn);
+		BREAK_FROZEN_PAGE(&taker, mem, pfn);
 		job_start(&unpoisoning, unpoison_job, &pfn);
 		usleep(i * 50);
 		stall_release("split");
@@ -639,6 +643,37 @@ TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
 	EXPECT_POOL(0, 0);
+}
+
+/* Who isolates a broken page from a list keeps it: its block would not go back. */
+TEST_F(hugetlb, page_that_broke_on_its_way_into_the_file_is_on_no_list)
+{
+	static struct job taker;
+	u64 pfn, flags;
+	u8 *mem;
+	int fd;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	pfn = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	BREAK_FROZEN_PAGE(&taker, mem, pfn);
+	stall_release("split");
+	EXPECT_EQ(job_wait(&taker), 0);
+
+	flags = gmem_page_flags(pfn);
+	EXPECT_TRUE(flags & BIT(KPF_HWPOISON));
+	EXPECT_FALSE(flags & BIT(KPF_LRU));
+	EXPECT_EQ(gmem_peek(mem + 5 * GMEM_PAGE_SIZE), GMEM_SIGBUS);
+	EXPECT_EQ(gmem_pfn(mem + 4 * GMEM_PAGE_SIZE), pfn - 1);
+	EXPECT_TRUE(gmem_page_flags(pfn - 1) & BIT(KPF_LRU));
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_BLOCK_LOST();
 }
 
 static long punch_job(void *fd)
@@ -1066,6 +1101,38 @@ TEST_F(hugetlb, memory_cgroup_that_counts_huge_pages_is_charged_for_what_is_take
 	EXPECT_NEAR(cgroup_read("memory.current") - before, 0);
 
 	kvm_close(fd);
+	cgroup_enter(CGROUP_PARENT);
+	memory_cgroups_count_huge_pages(false);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+/* Each of the folios by itself, and the huge one is nobody's afterwards. */
+TEST_F(hugetlb, each_page_of_a_block_is_of_the_memory_cgroup_that_is_charged)
+{
+	u64 pfn, i, nr_charged = 0;
+	struct stat cgroup;
+	u8 *mem;
+	int fd;
+
+	if (mkdir(CGROUP, 0755) || access("/proc/kpagecgroup", R_OK))
+		SKIP(return, "no memory cgroup");
+	memory_cgroups_count_huge_pages(true);
+	cgroup_enter(CGROUP);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	pfn = gmem_pfn(mem);
+	EXPECT_EQ(stat(CGROUP, &cgroup), 0);
+
+	for (i = 0; i < self->nr_pages; i++)
+		nr_charged += gmem_page_word("/proc/kpagecgroup", pfn + i) == cgroup.st_ino;
+	EXPECT_EQ(nr_charged, self->nr_pages);
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	EXPECT_EQ(gmem_page_word("/proc/kpagecgroup", pfn), 0);
+	EXPECT_EQ(gmem_page_word("/proc/kpagecgroup", pfn + self->nr_pages - 1), 0);
+
 	cgroup_enter(CGROUP_PARENT);
 	memory_cgroups_count_huge_pages(false);
 	EXPECT_EQ(rmdir(CGROUP), 0);

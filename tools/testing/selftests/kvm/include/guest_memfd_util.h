@@ -250,16 +250,22 @@ static inline u64 gmem_pfn(const void *addr)
 	return pfn;
 }
 
-/* What /proc/kpageflags tells of a page frame, bits KPF_*. */
+/* What one of the files of /proc with a word for each page frame tells. */
+static inline u64 gmem_page_word(const char *path, u64 pfn)
+{
+	int fd = open_path_or_exit(path, O_RDONLY);
+	u64 word;
+
+	TEST_ASSERT(pread(fd, &word, sizeof(word), pfn * sizeof(word)) == sizeof(word),
+		    "Cannot read %s", path);
+	kvm_close(fd);
+	return word;
+}
+
+/* Bits KPF_*. */
 static inline u64 gmem_page_flags(u64 pfn)
 {
-	int fd = open_path_or_exit("/proc/kpageflags", O_RDONLY);
-	u64 flags;
-
-	TEST_ASSERT(pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) == sizeof(flags),
-		    "Cannot read /proc/kpageflags");
-	kvm_close(fd);
-	return flags;
+	return gmem_page_word("/proc/kpageflags", pfn);
 }
 
 /* A line of fdinfo: bytes or pages. */

@@ -993,4 +993,78 @@ TEST_F_TIMEOUT(huge_operation, is_all_or_nothing_when_memory_runs_out, HUGE_TIME
 			    REST_FAILS);
 }
 
+/*
+ * A block that waits is joined by a worker, which no fail-nth can reach: nobody
+ * gets any memory for as long as the worker may take.
+ */
+FIXTURE(deferred) {
+	struct injector injector;
+};
+
+FIXTURE_SETUP(deferred)
+{
+	if (gmem_pool_read(SZ_2M, "nr_hugepages") < NR_BLOCKS)
+		gmem_pool_write(SZ_2M, "nr_hugepages", 8);
+	SETUP_INJECTION(&self->injector);
+}
+
+FIXTURE_TEARDOWN(deferred)
+{
+	inject_teardown(&self->injector);
+}
+
+static const char * const injections[] = { FAULT_DIR "failslab/", FAULT_DIR "fail_page_alloc/" };
+
+/* To open a file takes memory. */
+static void open_injections(int *filters)
+{
+	char path[128];
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(injections); i++) {
+		snprintf(path, sizeof(path), "%stimes", injections[i]);
+		TEST_ASSERT(!write_file(path, "1000000"), "Cannot write %s", path);
+		snprintf(path, sizeof(path), "%stask-filter", injections[i]);
+		filters[i] = open_path_or_exit(path, O_WRONLY);
+		TEST_ASSERT_EQ(pwrite(filters[i], "Y", 1, 0), 1);
+	}
+}
+
+static void fail_everybody(const int *filters, bool fail)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(injections); i++)
+		TEST_ASSERT_EQ(pwrite(filters[i], fail ? "N" : "Y", 1, 0), 1);
+}
+
+TEST_F(deferred, block_goes_back_though_nobody_gets_memory)
+{
+	struct kvm_vm *vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	struct gmem_pool_counts before = gmem_pool_count(SZ_2M);
+	int fd = vm_create_guest_memfd(vm, SZ_2M, SHARED_FILE | gmem_hugetlb_flag(SZ_2M));
+	u8 *mem = gmem_map_pages(fd, SZ_2M / GMEM_PAGE_SIZE);
+	struct iovec iov = { mem, GMEM_PAGE_SIZE };
+	int filters[ARRAY_SIZE(injections)];
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(GMEM_PAGE_SIZE, vmsplice(pipes[1], &iov, 1, 0));
+	kvm_munmap(mem, SZ_2M);
+	kvm_close(fd);
+	EXPECT_EQ(before.free - 1, gmem_pool_read(SZ_2M, "free_hugepages"));
+
+	open_injections(filters);
+	fail_everybody(filters, true);
+	close(pipes[0]);
+	close(pipes[1]);
+	usleep(GMEM_JOIN_MSECS * 1000);
+	fail_everybody(filters, false);
+	EXPECT_TRUE(gmem_pool_is(SZ_2M, before));
+
+	close(filters[0]);
+	close(filters[1]);
+	kvm_vm_free(vm);
+}
+
 TEST_HARNESS_MAIN

@@ -32,7 +32,7 @@
  * @mpoli: the nodes it may come from
  *
  * If nothing is left of the reservation of @spool, one that nobody has reserved
- * is taken.  It is never movable memory: a page of it may be pinned.
+ * is taken, and the caller's cgroup charged for that as well.  It is never movable memory: a page of it may be pinned.
  *
  * Context: may sleep.
  * Return: the folio, charged to the caller's cgroups and with one reference, or
@@ -46,7 +46,7 @@ struct folio *hugetlb_take_folio(struct hstate *h,
 {
 	unsigned int pin = memalloc_pin_save();
 	struct folio *folio;
-	u8 flags = 0;
+	u8 flags = HUGETLB_ALLOC_CHARG_CGROUP_RSVD;
 
 	/* Without a reservation left it changes nothing and returns one. */
 	if (hugepage_subpool_get_pages(spool, 1))

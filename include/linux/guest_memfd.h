@@ -101,9 +101,10 @@ struct guest_memfd_change {
  *	for %GUEST_MEMFD_POISON, which cannot be refused.  Return: 0 or a
  *	negative errno, which the caller of the change gets as it is.
  * @abort: optional; undo @prepare, the change does not happen
- * @begin: stop using the range and keep faults from using it again.  Widen
- *	the blocked range to aligned runs of guest_memfd_max_order(), or a
- *	neighbour may be mapped with an order that is no longer true.
+ * @begin: stop using the range and keep faults from using it again.  Block
+ *	aligned runs of guest_memfd_max_order() around it before the first
+ *	mapping is removed, or a neighbour may be mapped with an order that is
+ *	no longer true.
  * @transfer: optional, for at most one view of an inode, and for conversions
  *	only; hand the pages whose state changes to the hypervisor or take them
  *	back, all or none.  guest_memfd_run_end() still tells the old state.
@@ -179,8 +180,10 @@ void guest_memfd_zero_folio(struct folio *folio);
 /**
  * enum guest_memfd_stall_point - where a test can make a thread wait
  * @GUEST_MEMFD_STALL_FAULT: a user fault, before it takes invalidate_lock
- * @GUEST_MEMFD_STALL_FAULT_LOCKED: a user fault that has the folio locked and
- *	invalidate_lock dropped; there is no page table entry yet
+ * @GUEST_MEMFD_STALL_FAULT_LOCKED: a user fault that has the folio locked; there
+ *	is no page table entry yet
+ * @GUEST_MEMFD_STALL_FAULT_MAPPED: a user fault that has made its page table entry
+ *	and unlocked the folio
  * @GUEST_MEMFD_STALL_MAP_PAGES: fault-around, before it sets its entries; spins
  * @GUEST_MEMFD_STALL_GET_PFN: a view that has a page and has not mapped it
  * @GUEST_MEMFD_STALL_BEGUN: a conversion, when all views have begun
@@ -196,6 +199,7 @@ void guest_memfd_zero_folio(struct folio *folio);
 enum guest_memfd_stall_point {
 	GUEST_MEMFD_STALL_FAULT,
 	GUEST_MEMFD_STALL_FAULT_LOCKED,
+	GUEST_MEMFD_STALL_FAULT_MAPPED,
 	GUEST_MEMFD_STALL_MAP_PAGES,
 	GUEST_MEMFD_STALL_GET_PFN,
 	GUEST_MEMFD_STALL_BEGUN,

@@ -114,7 +114,7 @@ static void gmem_cache_mark_broken(struct xa_state *xas, struct page *page,
 
 /*
  * Who finds a frozen page in the page cache looks again until it is not, so it
- * is only there with i_pages locked and interrupts off.
+ * is only there with i_pages locked.
  */
 static int gmem_cache_store(struct address_space *mapping, struct page *page,
 			    pgoff_t index)
@@ -217,18 +217,17 @@ static unsigned int gmem_cache_clean(struct folio *folio)
 }
 
 /*
- * A frozen folio can still be locked: a fault that is about to unlock it only
- * has the reference of its page table entry, and that was unmapped.
+ * Whoever has a folio locked, or has just unlocked it, has a reference: a fault
+ * one of its own, see gmem_map_folio(), fault-around that of an entry which can't
+ * go before it drops the lock of the page table.
  */
 static bool gmem_cache_freeze_folio(struct folio *folio, int refs)
 {
 	if (!folio_ref_freeze(folio, refs))
 		return false;
-	if (!folio_test_locked(folio))
-		return true;
 
-	folio_ref_unfreeze(folio, refs);
-	return false;
+	VM_WARN_ON_FOLIO(folio_test_locked(folio), folio);
+	return true;
 }
 
 static bool gmem_cache_freeze_chunk(struct page *page)
@@ -316,8 +315,6 @@ static void gmem_cache_remove_folio(struct address_space *mapping,
 				    struct folio *folio)
 {
 	folio_lock(folio);
-	if (folio_mapped(folio))
-		unmap_mapping_folio(folio);
 	if (folio->mapping == mapping) {
 		/* One reference and no mapping is what unpoison_memory() frees. */
 		folio_get(folio);

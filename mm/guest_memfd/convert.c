@@ -108,18 +108,14 @@ static bool gmem_wait(struct gmem_convert *cv, unsigned int attempt)
 }
 
 /*
- * A fault that found the page shared has set up its page table entry under
- * the folio lock, perhaps after the range was unmapped: unmap again.  No later
- * one can, it needs invalidate_lock.
+ * The range was unmapped, and is not mapped again: that needs invalidate_lock.
+ * Were a folio mapped nevertheless, it would be held by that.
  */
 static int gmem_try_folio(struct gmem_convert *cv, struct folio *folio)
 {
 	int err = 0;
 
 	folio_lock(folio);
-	if (folio_mapped(folio))
-		unmap_mapping_folio(folio);
-
 	cv->held = gmem_folio_held(cv->gi, folio);
 	if (folio_test_hwpoison(folio))
 		err = -EHWPOISON;

@@ -7,15 +7,33 @@
  * so that none of the three changes meanwhile.
  */
 #include <linux/export.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
 #include "internal.h"
 
 /*
- * invalidate_lock is held until the folio is locked: whoever makes the page
- * private afterwards waits for the folio lock, finds it mapped and unmaps it.
+ * The page table entry is made here, with a reference that is not the entry's:
+ * who unlocks a folio may write to it once more to wake others up, and must not
+ * do so when the page is in a huge page of the pool again.
  */
+static vm_fault_t gmem_map_folio(struct vm_fault *vmf, struct folio *folio)
+{
+	vm_fault_t ret;
+
+	folio_get(folio);
+	ret = finish_fault(vmf);
+	folio_unlock(folio);
+	if (ret)
+		folio_put(folio);
+	else
+		guest_memfd_stall(GUEST_MEMFD_STALL_FAULT_MAPPED);
+	folio_put(folio);
+
+	return ret ?: VM_FAULT_NOPAGE;
+}
+
 static vm_fault_t gmem_fault_locked(struct gmem_inode *gi, struct vm_fault *vmf)
 {
 	struct folio *folio;
@@ -31,7 +49,8 @@ static vm_fault_t gmem_fault_locked(struct gmem_inode *gi, struct vm_fault *vmf)
 	gmem_expose(gi, vmf->pgoff, vmf->pgoff + 1);
 
 	vmf->page = folio_file_page(folio, vmf->pgoff);
-	return VM_FAULT_LOCKED;
+	guest_memfd_stall(GUEST_MEMFD_STALL_FAULT_LOCKED);
+	return gmem_map_folio(vmf, folio);
 }
 
 static vm_fault_t gmem_fault(struct vm_fault *vmf)
@@ -48,8 +67,8 @@ static vm_fault_t gmem_fault(struct vm_fault *vmf)
 	ret = gmem_fault_locked(gi, vmf);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 
-	if (ret == VM_FAULT_LOCKED)
-		guest_memfd_stall(GUEST_MEMFD_STALL_FAULT_LOCKED);
+	if (ret == VM_FAULT_NOPAGE && (vmf->flags & FAULT_FLAG_WRITE))
+		file_update_time(vmf->vma->vm_file);
 	return ret;
 }
 

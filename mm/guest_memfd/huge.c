@@ -52,6 +52,7 @@
  *	that the reservations fit the blocks, and protects @borrowed
  * @borrowed: blocks that nobody had reserved, because those that had been were
  *	waiting to be joined
+ * @rcu: it is freed when nobody can look at it through the inode any more
  */
 struct gmem_pool {
 	struct hstate *h;
@@ -63,6 +64,7 @@ struct gmem_pool {
 	refcount_t users;
 	struct mutex lock;	/* borrowed, and spool of blocks */
 	struct list_head borrowed;
+	struct rcu_head rcu;
 };
 
 /**
@@ -194,7 +196,8 @@ void gmem_pool_put(struct gmem_pool *pool)
 					    pool->nr_reserved *
 					    gmem_pool_nr_pages(pool),
 					    pool->rsvd);
-	kfree(pool);
+	/* Who only has RCU may still ask for the order of the inode. */
+	kfree_rcu(pool, rcu);
 }
 
 /**
@@ -263,7 +266,9 @@ static struct folio *gmem_block_take_folio(struct gmem_inode *gi,
 
 /*
  * The reservation of a block that goes back is for one that was borrowed, if
- * there is any: a file never has more blocks and reservations than it is large.
+ * there is any: a file never has more reservations, and blocks of its
+ * reservation, than it is large.  The reservation that was charged for the
+ * borrowed one is given up for it.
  */
 static void gmem_block_settle(struct gmem_block *block)
 {
@@ -279,6 +284,7 @@ static void gmem_block_settle(struct gmem_block *block)
 					 borrowed);
 		list_del(&other->borrowed);
 		swap(block->spool, other->spool);
+		swap(block->split.cgroup_rsvd, other->split.cgroup_rsvd);
 	}
 }
 
@@ -286,7 +292,9 @@ static void gmem_block_put_folio(struct gmem_block *block, struct folio *folio)
 {
 	guard(mutex)(&block->pool->lock);
 
+	block->split.cgroup_rsvd = hugetlb_cgroup_from_folio_rsvd(folio);
 	gmem_block_settle(block);
+	set_hugetlb_cgroup_rsvd(folio, block->split.cgroup_rsvd);
 	hugetlb_set_folio_subpool(folio, block->spool);
 	folio_put(folio);
 }
@@ -388,6 +396,7 @@ static bool gmem_block_is_full(const struct gmem_block *block)
  * * -ENOSPC: no block is left on the nodes allowed by the policy, a cgroup has
  *   reached its limit, or there is no memory for the struct pages of the block
  * * -ENOMEM: no memory for what finds the pages
+ * * -EINTR: a fatal signal is pending
  */
 int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
 {
@@ -402,7 +411,9 @@ int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
 	if (block && gmem_block_is_full(block))
 		return 0;
 
-	mutex_lock(&gi->populate_lock);
+	/* Who is killed while others zero theirs has no use for one any more. */
+	if (mutex_lock_killable(&gi->populate_lock))
+		return -EINTR;
 	block = xa_load(&gi->blocks, index >> order);
 	if (!block)
 		block = gmem_block_take(gi, round_down(index, 1UL << order));
@@ -483,6 +494,7 @@ static bool gmem_block_try_join(struct gmem_block *block, bool wait)
 static void gmem_block_wait(struct gmem_block *block)
 {
 	unsigned long last = gmem_pool_nr_pages(block->pool) - 1;
+	bool sooner;
 
 	atomic_long_inc(&block->pool->nr_waiting);
 	count_vm_event(GUEST_MEMFD_JOIN_DEFERRED);
@@ -492,9 +504,16 @@ static void gmem_block_wait(struct gmem_block *block)
 
 	spin_lock(&gmem_waiting_lock);
 	list_add_tail(&block->waiting, &gmem_waiting);
+	sooner = gmem_join_delay != GMEM_JOIN_DELAY_MIN;
 	gmem_join_delay = GMEM_JOIN_DELAY_MIN;
+	/* Put off only once: there may be somebody who makes blocks wait for ever. */
+	if (sooner)
+		mod_delayed_work(system_dfl_wq, &gmem_join_work,
+				 GMEM_JOIN_DELAY_MIN);
+	else
+		queue_delayed_work(system_dfl_wq, &gmem_join_work,
+				   GMEM_JOIN_DELAY_MIN);
 	spin_unlock(&gmem_waiting_lock);
-	mod_delayed_work(system_dfl_wq, &gmem_join_work, GMEM_JOIN_DELAY_MIN);
 }
 
 /* Those that could not be joined at once: a batch of some CPU may have a page. */

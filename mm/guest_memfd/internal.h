@@ -68,7 +68,7 @@ struct gmem_pool;
  * @pool: hugetlb pool that the memory comes from, NULL if it is 4 KiB pages
  * @blocks: &struct gmem_block by number; entries come with @populate_lock and
  *	go with invalidate_lock held for write
- * @populate_lock: taken inside invalidate_lock held shared, so that a block is
+ * @populate_lock: taken inside invalidate_lock, at least shared, so that a block is
  *	taken once
  * @views: who is told, protected by invalidate_lock
  * @state: shared or private; written under invalidate_lock held for write,

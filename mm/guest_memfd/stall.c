@@ -47,6 +47,7 @@ struct gmem_stall {
 static struct gmem_stall gmem_stalls[] = {
 	[GUEST_MEMFD_STALL_FAULT]	= { "fault" },
 	[GUEST_MEMFD_STALL_FAULT_LOCKED] = { "fault_locked" },
+	[GUEST_MEMFD_STALL_FAULT_MAPPED] = { "fault_mapped" },
 	[GUEST_MEMFD_STALL_MAP_PAGES]	= { "map_pages", .atomic = true },
 	[GUEST_MEMFD_STALL_GET_PFN]	= { "get_pfn" },
 	[GUEST_MEMFD_STALL_BEGUN]	= { "begun" },

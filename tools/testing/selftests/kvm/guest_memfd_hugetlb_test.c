@@ -114,6 +114,20 @@ TEST_F(hugetlb, creation_reserves_all_blocks)
 	EXPECT_POOL(0, 0);
 }
 
+#ifdef __x86_64__
+TEST_F(hugetlb, file_that_cannot_be_mapped_is_converted)
+{
+	int fd = vm_create_guest_memfd(self->vm, self->block,
+				       gmem_hugetlb_flag(self->block));
+
+	gmem_pages_to_shared(fd, 3, 2);
+	EXPECT_EQ(gmem_fdinfo(fd, "private"), self->nr_pages - 2);
+	gmem_pages_to_private(fd, 3, 1);
+	EXPECT_EQ(gmem_fdinfo(fd, "private"), self->nr_pages - 1);
+	kvm_close(fd);
+}
+#endif
+
 TEST_F(hugetlb, creation_fails_when_the_pool_is_too_small)
 {
 	u64 too_many = self->before.free - self->before.resv + 1;
@@ -728,8 +742,8 @@ TEST_F(hugetlb, block_goes_back_when_memory_failure_is_done_with_another_one)
 	EXPECT_BLOCK_LOST();
 }
 
-/* The page leaves the file after memory_failure() has found it there. */
-TEST_F(hugetlb, block_goes_back_though_memory_failure_comes_too_late_for_its_page)
+/* The page leaves the file as soon as memory_failure() has done with it. */
+TEST_F(hugetlb, block_goes_back_though_a_hole_waits_behind_memory_failure)
 {
 	static struct job fault, breaking, hole;
 	static int fd;
@@ -1017,6 +1031,47 @@ TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
+#define EXPECT_CHARGED(_taken, _reserved) do {					\
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), _taken);		\
+	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), _reserved);	\
+} while (0)
+
+/* Or who holds a page of each could take all that is free. */
+TEST_F(hugetlb, block_in_place_of_one_that_waits_counts_for_both_limits)
+{
+	int pipes[2], fd;
+	u8 *mem;
+
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+	hugetlb_cgroup_write(self->block, "rsvd.max", self->block);
+
+	ASSERT_EQ(pipe(pipes), 0);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	page_to_pipe(pipes[1], mem);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block), -1);
+	EXPECT_EQ(errno, ENOSPC);
+	hugetlb_cgroup_write(self->block, "rsvd.max", 2 * self->block);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
+	EXPECT_CHARGED(2 * self->block, 2 * self->block);
+
+	/* The reservation that goes is that of the one in its place. */
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	EXPECT_POOL(-1, 0);
+	EXPECT_CHARGED(self->block, self->block);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	EXPECT_CHARGED(0, 0);
+
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
 /* The charge of a block that is split goes to the parent. */
 TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 {
@@ -1193,6 +1248,114 @@ TEST_F(hugetlb, block_with_broken_pages_leaves_nothing_in_the_memory_cgroup)
 	self->before.free++;
 }
 
+struct spoiler {
+	int fd;
+	u8 *mem;
+	bool stop;
+	int nr;
+};
+
+/* Blocks that have to wait, for a moment, one after the other. */
+static long make_blocks_wait(void *arg)
+{
+	static u8 page[GMEM_PAGE_SIZE];
+	struct spoiler *spoiler = arg;
+	int pipes[2];
+
+	TEST_ASSERT(!pipe(pipes), "pipe() failed");
+	while (!READ_ONCE(spoiler->stop)) {
+		page_to_pipe(pipes[1], spoiler->mem);
+		gmem_punch_pages(spoiler->fd, 0, SZ_2M / GMEM_PAGE_SIZE);
+		TEST_ASSERT(read(pipes[0], page, sizeof(page)) == sizeof(page),
+			    "read() failed");
+		spoiler->nr++;
+	}
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	return 0;
+}
+
+TEST_F(hugetlb, block_goes_back_though_others_keep_making_blocks_wait)
+{
+	static struct spoiler spoiler;
+	static struct job job;
+	int fd, pipes[2], tries;
+	u8 *mem;
+
+	if (self->block != SZ_2M)
+		SKIP(return, "too many blocks");
+	gmem_pool_write(SZ_2M, "nr_hugepages", 512);
+	spoiler.fd = create(self, 1);
+	spoiler.mem = gmem_map_pages(spoiler.fd, self->nr_pages);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	ASSERT_EQ(pipe(pipes), 0);
+	page_to_pipe(pipes[1], mem);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_EQ(gmem_fdinfo(fd, "waiting"), 1);
+
+	job_start(&job, make_blocks_wait, &spoiler);
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	for (tries = 0; tries < GMEM_JOIN_MSECS / 10; tries++) {
+		if (!gmem_fdinfo(fd, "waiting"))
+			break;
+		usleep(10000);
+	}
+	EXPECT_EQ(gmem_fdinfo(fd, "waiting"), 0);
+	EXPECT_FALSE(job_is_done(&job));
+	WRITE_ONCE(spoiler.stop, true);
+	job_wait(&job);
+	EXPECT_LT(5, spoiler.nr);
+
+	kvm_munmap(mem, self->block);
+	kvm_munmap(spoiler.mem, self->block);
+	kvm_close(fd);
+	kvm_close(spoiler.fd);
+	EXPECT_TRUE(gmem_pool_becomes(SZ_2M, (struct gmem_pool_counts) {
+			.nr = 512,
+			.free = 512 - self->before.nr + self->before.free,
+			.resv = self->before.resv,
+			.surplus = self->before.surplus,
+		    }));
+	gmem_pool_write(SZ_2M, "nr_hugepages", self->before.nr);
+}
+
+static void *poke_page(void *page)
+{
+	gmem_poke(page, 1);
+	return NULL;
+}
+
+/* Each thread of it that still waits for its turn would zero a block first. */
+TEST_F(hugetlb, killed_process_takes_no_more_blocks)
+{
+	long splits = gmem_vmstat("guest_memfd_split");
+	pthread_t threads[2];
+	pid_t pid;
+	int i;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+
+	stall_arm("split");
+	pid = fork();
+	if (!pid) {
+		u8 *mem = gmem_map_pages(create_file(create_vm(), self->block, 2),
+					 2 * self->nr_pages);
+
+		for (i = 0; i < 2; i++)
+			kvm_pthread_create(&threads[i], NULL, poke_page,
+					   mem + i * self->block);
+		pause();
+	}
+	ASSERT_TRUE(stall_is_reached("split"));
+	usleep(STALL_BLOCKED_USECS);
+	kill(pid, SIGKILL);
+	ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+	EXPECT_EQ(gmem_vmstat("guest_memfd_split"), splits + 1);
+}
+
 /* Something of everything, until it is killed. */
 static void be_busy(u64 block, int ready_fd)
 {
@@ -1314,11 +1477,6 @@ static void be_busy_with_a_guest(u64 block, int pipe_fd, int ready_fd)
 		gmem_peek(mem + 5 * GMEM_PAGE_SIZE);
 	}
 }
-
-#define EXPECT_CHARGED(_taken, _reserved) do {					\
-	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), _taken);		\
-	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), _reserved);	\
-} while (0)
 
 /* And a pipe that outlives the process only keeps the block of its page. */
 TEST_F(hugetlb, killed_process_with_a_guest_leaves_nothing_behind_in_its_cgroup)

@@ -6,7 +6,9 @@
  * KVM's statistics tell how many leaves of each size there are.
  */
 #include <pthread.h>
+#include <sys/stat.h>
 
+#include "guest_memfd_cgroup.h"
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
@@ -482,15 +484,74 @@ TEST_F(huge, memslot_that_is_made_again_is_mapped_large_again)
 	EXPECT_ALL_LARGE();
 }
 
-TEST_F(huge, prefault_of_a_page_maps_the_block)
+static int prefault(struct kvm_vcpu *vcpu, u64 first, u64 nr_pages)
 {
 	struct kvm_pre_fault_memory range = {
-		.gpa = TEST_GPA,
-		.size = GMEM_PAGE_SIZE,
+		.gpa = TEST_GPA + first * GMEM_PAGE_SIZE,
+		.size = nr_pages * GMEM_PAGE_SIZE,
 	};
 
-	vcpu_ioctl(self->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	return __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range) ? errno : 0;
+}
+
+TEST_F(huge, prefault_of_a_page_maps_the_block)
+{
+	EXPECT_EQ(prefault(self->vcpu, 0, 1), 0);
 	EXPECT_LEAVES(is_1g ? 1 : 0, is_1g ? 0 : 1, 0);
+}
+
+TEST_F(huge, prefault_tells_that_no_block_can_be_had)
+{
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+	hugetlb_cgroup_write(variant->block, "max", 0);
+
+	EXPECT_EQ(prefault(self->vcpu, 0, 1), ENOSPC);
+
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+/*
+ * A conversion of many 2 MiB lets vCPUs go on while it takes the guest's leaves
+ * away.  One that has found all of the first 2 MiB shared, of which only the end
+ * is converted, must not map it large then.  What is tried are delays.
+ */
+#define NR_DELAYS	24
+#define DELAY_USECS	40
+
+static long most_to_private(void *fd)
+{
+	gmem_pages_to_private(*(int *)fd, 7, 500 * PAGES_2M);
+	return 0;
+}
+
+TEST_F(huge, vcpu_that_comes_while_leaves_go_does_not_map_what_was_true_before)
+{
+	static struct job conversion;
+	pthread_t thread;
+	int i;
+
+	if (is_1g || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_GUEST_MEMFD_STALL");
+
+	for (i = 0; i < NR_DELAYS; i++) {
+		gmem_pages_to_shared(self->fd, 0, PAGES_1G);
+		move_slot(self->vm, self->fd, TEST_SIZE, 0);
+		ASSERT_EQ(prefault(self->vcpu, PAGES_2M, PAGES_1G - PAGES_2M), 0);
+
+		stall_arm("get_pfn");
+		prepare_touch(self->vm, TEST_GPA, 1);
+		kvm_pthread_create(&thread, NULL, run_vcpu, self->vcpu);
+		ASSERT_TRUE(stall_is_reached("get_pfn"));
+		job_start(&conversion, most_to_private, &self->fd);
+		usleep(i * DELAY_USECS);
+		stall_release("get_pfn");
+		job_wait(&conversion);
+		kvm_pthread_join(thread, NULL);
+		EXPECT_LEAVES(0, 11, 1);
+	}
 }
 
 TEST_HARNESS_MAIN

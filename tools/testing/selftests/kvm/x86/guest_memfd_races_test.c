@@ -160,7 +160,6 @@ TEST_F(race, fault_that_comes_too_late_is_sigbus)
 	EXPECT_EQ(GMEM_SIGBUS, job_wait(&fault));
 }
 
-/* Its page table entry is made when the range was unmapped already. */
 TEST_F(race, page_of_a_fault_under_way_is_unmapped_by_its_conversion)
 {
 	struct range range = { self->fd, 5, 1 };
@@ -194,6 +193,26 @@ TEST_F(race, page_of_a_fault_under_way_leaves_with_the_hole)
 	EXPECT_EQ(0, job_wait(&fault));
 	/* Written to the new page, or to the old one and lost. */
 	EXPECT_EQ(0, gmem_peek(page(5) + sizeof(u64)));
+}
+
+/*
+ * The entry alone would not keep the page: a hole takes both away, and whoever
+ * unlocks a folio may have to look at it once more.
+ */
+TEST_F(race, hole_waits_for_a_fault_that_has_just_mapped_its_page)
+{
+	struct range range = { self->fd, 5, 1 };
+	struct job fault, hole;
+
+	gmem_forget_mapping(self->mem, NR_PAGES);
+	START_STALLED(&fault, "fault_mapped", poke, page(5));
+	job_start(&hole, punch_out, &range);
+	EXPECT_TRUE(job_is_blocked(&hole));
+
+	stall_release("fault_mapped");
+	EXPECT_EQ(0, job_wait(&hole));
+	EXPECT_EQ(0, job_wait(&fault));
+	EXPECT_EQ(0, gmem_peek(page(5)));
 }
 
 /* All that it maps is mapped before the conversion looks. */

@@ -10,8 +10,71 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/sizes.h>
+#include <linux/userfaultfd_k.h>
 
 #include "internal.h"
+
+/* The start of the run that @index is in, looking back no further than @from. */
+static pgoff_t gmem_run_start(struct gmem_inode *gi, pgoff_t from,
+			      pgoff_t index)
+{
+	pgoff_t start, next = from;
+	bool private;
+
+	do {
+		start = next;
+		next = gmem_state_run_end(&gi->state, start, index + 1,
+					  &private);
+	} while (next <= index);
+
+	return start;
+}
+
+/*
+ * filemap_map_pages() maps whatever is in the page cache, so start..end is cut
+ * down to the shared run around the fault.
+ */
+static vm_fault_t gmem_map_run(struct gmem_inode *gi, struct vm_fault *vmf,
+			       pgoff_t start, pgoff_t end)
+{
+	bool private;
+
+	gmem_assert_locked(gi);
+
+	end = gmem_state_run_end(&gi->state, vmf->pgoff, end, &private);
+	if (private)
+		return 0;
+
+	start = gmem_run_start(gi, start, vmf->pgoff);
+	gmem_expose(gi, start, end);
+	guest_memfd_stall(GUEST_MEMFD_STALL_MAP_PAGES);
+	return filemap_map_pages(vmf, start, end - 1);
+}
+
+/* As far as do_fault_around() goes by default, in bytes. */
+#define GMEM_AROUND		SZ_64K
+
+/*
+ * Fault-around of a write: no page is ever clean, so nobody has to be told of
+ * the first write to each.  That of the fault itself is passed over, because it
+ * is locked.  All entries are in one table; if there is none yet, nothing is
+ * done.
+ */
+static void gmem_map_around_write(struct gmem_inode *gi, struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long start = round_down(vmf->address, GMEM_AROUND);
+	unsigned long end = min(start + GMEM_AROUND, vma->vm_end);
+
+	/* What is asked of this page is not asked of the others. */
+	if (userfaultfd_armed(vma))
+		return;
+
+	start = max(start, vma->vm_start);
+	gmem_map_run(gi, vmf, linear_page_index(vma, start),
+		     min(linear_page_index(vma, end), gmem_nr_pages(gi)));
+}
 
 /*
  * The page table entry is made here, with a reference that is not the entry's:
@@ -49,6 +112,8 @@ static vm_fault_t gmem_fault_locked(struct gmem_inode *gi, struct vm_fault *vmf)
 	gmem_expose(gi, vmf->pgoff, vmf->pgoff + 1);
 
 	vmf->page = folio_file_page(folio, vmf->pgoff);
+	if (vmf->flags & FAULT_FLAG_WRITE)
+		gmem_map_around_write(gi, vmf);
 	guest_memfd_stall(GUEST_MEMFD_STALL_FAULT_LOCKED);
 	return gmem_map_folio(vmf, folio);
 }
@@ -72,27 +137,10 @@ static vm_fault_t gmem_fault(struct vm_fault *vmf)
 	return ret;
 }
 
-/* The start of the run that @index is in, looking back no further than @from. */
-static pgoff_t gmem_run_start(struct gmem_inode *gi, pgoff_t from,
-			      pgoff_t index)
-{
-	pgoff_t start, next = from;
-	bool private;
-
-	do {
-		start = next;
-		next = gmem_state_run_end(&gi->state, start, index + 1,
-					  &private);
-	} while (next <= index);
-
-	return start;
-}
-
 /*
- * Fault-around.  filemap_map_pages() maps whatever is in the page cache, so
- * the range is cut down to the shared run around the fault, and the run is
- * held still until the entries are set.  Called under RCU, so no waiting: a
- * conversion under way is answered by gmem_fault().
+ * Fault-around of a read.  The run is held still until the entries are set.
+ * Called under RCU, so no waiting: a conversion under way is answered by
+ * gmem_fault().
  */
 static vm_fault_t gmem_map_pages(struct vm_fault *vmf, pgoff_t start,
 				 pgoff_t last)
@@ -100,22 +148,14 @@ static vm_fault_t gmem_map_pages(struct vm_fault *vmf, pgoff_t start,
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	struct gmem_inode *gi = gmem_i(inode);
 	pgoff_t end = min(last + 1, gmem_nr_pages(gi));
-	vm_fault_t ret = 0;
-	bool private;
+	vm_fault_t ret;
 
 	if (vmf->pgoff >= end)
 		return 0;
 	if (!filemap_invalidate_trylock_shared(inode->i_mapping))
 		return 0;
 
-	end = gmem_state_run_end(&gi->state, vmf->pgoff, end, &private);
-	if (!private) {
-		start = gmem_run_start(gi, start, vmf->pgoff);
-		gmem_expose(gi, start, end);
-		guest_memfd_stall(GUEST_MEMFD_STALL_MAP_PAGES);
-		ret = filemap_map_pages(vmf, start, end - 1);
-	}
-
+	ret = gmem_map_run(gi, vmf, start, end);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 	return ret;
 }

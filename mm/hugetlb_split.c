@@ -32,7 +32,8 @@
  * @mpoli: the nodes it may come from
  *
  * If nothing is left of the reservation of @spool, one that nobody has reserved
- * is taken, and the caller's cgroup charged for that as well.  It is never movable memory: a page of it may be pinned.
+ * is taken, and the caller's cgroup charged for that as well.  It is never
+ * movable memory: a page of it may be pinned.
  *
  * Context: may sleep.
  * Return: the folio, charged to the caller's cgroups and with one reference, or

@@ -14,6 +14,7 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/refcount.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/workqueue.h>
@@ -411,11 +412,13 @@ int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
 	if (block && gmem_block_is_full(block))
 		return 0;
 
-	/* Who is killed while others zero theirs has no use for one any more. */
 	if (mutex_lock_killable(&gi->populate_lock))
 		return -EINTR;
 	block = xa_load(&gi->blocks, index >> order);
-	if (!block)
+	/* Who was killed while others zeroed theirs has no use for one. */
+	if (!block && fatal_signal_pending(current))
+		block = ERR_PTR(-EINTR);
+	else if (!block)
 		block = gmem_block_take(gi, round_down(index, 1UL << order));
 	if (IS_ERR(block))
 		err = PTR_ERR(block);

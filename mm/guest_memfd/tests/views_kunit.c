@@ -16,6 +16,9 @@
 #define BLOCKED_MSECS	50
 #define TIMEOUT		(30 * HZ)
 
+/* With a view that comes or goes, or none. */
+typedef int (*meanwhile_fn_t)(struct guest_memfd_view *view, struct inode *inode);
+
 /**
  * struct meanwhile - something that is done by another thread
  * @work: the thread
@@ -27,7 +30,7 @@
  */
 struct meanwhile {
 	struct work_struct work;
-	int (*fn)(struct guest_memfd_view *view, struct inode *inode);
+	meanwhile_fn_t fn;
 	struct guest_memfd_view *view;
 	struct inode *inode;
 	int err;
@@ -42,10 +45,8 @@ static void meanwhile_work(struct work_struct *work)
 	complete(&meanwhile->done);
 }
 
-static struct meanwhile *
-start(struct kunit *test,
-      int (*fn)(struct guest_memfd_view *view, struct inode *inode),
-      struct guest_memfd_view *view, struct inode *inode)
+static struct meanwhile *start(struct kunit *test, meanwhile_fn_t fn,
+			       struct guest_memfd_view *view, struct inode *inode)
 {
 	struct meanwhile *meanwhile = kunit_kzalloc(test, sizeof(*meanwhile),
 						    GFP_KERNEL);

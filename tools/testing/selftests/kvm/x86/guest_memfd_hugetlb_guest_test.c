@@ -513,13 +513,7 @@ TEST_F(huge, prefault_tells_that_no_block_can_be_had)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
-/*
- * A conversion of many 2 MiB lets vCPUs go on while it takes the guest's leaves
- * away.  One that has found all of the first 2 MiB shared, of which only the end
- * is converted, must not map it large then.  What is tried are delays.
- */
-#define NR_DELAYS	24
-#define DELAY_USECS	40
+#define NR_TRIES	10
 
 static long most_to_private(void *fd)
 {
@@ -527,16 +521,39 @@ static long most_to_private(void *fd)
 	return 0;
 }
 
+struct prefaulter {
+	struct kvm_vcpu *vcpu;
+	bool stop;
+};
+
+/* The last 2 MiB, which stay as they are, again and again. */
+static long prefault_the_end(void *arg)
+{
+	struct prefaulter *prefaulter = arg;
+
+	while (!READ_ONCE(prefaulter->stop))
+		prefault(prefaulter->vcpu, PAGES_1G - PAGES_2M, PAGES_2M);
+	return 0;
+}
+
+/*
+ * A conversion of many 2 MiB lets vCPUs go on while it takes the guest's leaves
+ * away, if they want to.  One that has found all of the first 2 MiB shared, of
+ * which only the end is converted, must not map it large then.
+ */
+
 TEST_F(huge, vcpu_that_comes_while_leaves_go_does_not_map_what_was_true_before)
 {
-	static struct job conversion;
+	static struct prefaulter prefaulter;
+	static struct job conversion, job;
 	pthread_t thread;
 	int i;
 
 	if (is_1g || !stall_is_supported())
 		SKIP(return, "2 MiB only, CONFIG_GUEST_MEMFD_STALL");
 
-	for (i = 0; i < NR_DELAYS; i++) {
+	prefaulter.vcpu = vm_vcpu_add(self->vm, 1, guest_touch);
+	for (i = 0; i < NR_TRIES; i++) {
 		gmem_pages_to_shared(self->fd, 0, PAGES_1G);
 		move_slot(self->vm, self->fd, TEST_SIZE, 0);
 		ASSERT_EQ(prefault(self->vcpu, PAGES_2M, PAGES_1G - PAGES_2M), 0);
@@ -545,12 +562,17 @@ TEST_F(huge, vcpu_that_comes_while_leaves_go_does_not_map_what_was_true_before)
 		prepare_touch(self->vm, TEST_GPA, 1);
 		kvm_pthread_create(&thread, NULL, run_vcpu, self->vcpu);
 		ASSERT_TRUE(stall_is_reached("get_pfn"));
+		prefaulter.stop = false;
+		job_start(&job, prefault_the_end, &prefaulter);
 		job_start(&conversion, most_to_private, &self->fd);
-		usleep(i * DELAY_USECS);
+		while (count_leaves(self->vm).pages_2m - self->base.pages_2m > 500)
+			;
 		stall_release("get_pfn");
 		job_wait(&conversion);
 		kvm_pthread_join(thread, NULL);
-		EXPECT_LEAVES(0, 11, 1);
+		WRITE_ONCE(prefaulter.stop, true);
+		job_wait(&job);
+		EXPECT_EQ(count_leaves(self->vm).pages_2m - self->base.pages_2m, 11);
 	}
 }
 

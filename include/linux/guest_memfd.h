@@ -193,6 +193,8 @@ void guest_memfd_zero_folio(struct folio *folio);
  * @GUEST_MEMFD_STALL_REMOVE: a hole, when all views have begun
  * @GUEST_MEMFD_STALL_POISON: the worker that tells views of broken pages,
  *	before it knows which
+ * @GUEST_MEMFD_STALL_TAKEN: a fault or an allocation that has taken a block out of
+ *	the pool and not zeroed it
  * @GUEST_MEMFD_STALL_SPLIT: a fault or an allocation that has split a block, when
  *	no page of it has a reference or is in the page cache
  */
@@ -207,6 +209,7 @@ enum guest_memfd_stall_point {
 	GUEST_MEMFD_STALL_CHECKED,
 	GUEST_MEMFD_STALL_REMOVE,
 	GUEST_MEMFD_STALL_POISON,
+	GUEST_MEMFD_STALL_TAKEN,
 	GUEST_MEMFD_STALL_SPLIT,
 };
 

@@ -61,7 +61,7 @@ static struct folio *gmem_block_get_huge(struct gmem_inode *gi, pgoff_t index)
  *
  * Context: invalidate_lock held, at least shared; may sleep.
  * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM), or with
- * huge pages ERR_PTR(-ENOSPC), see gmem_huge_populate().
+ * huge pages ERR_PTR(-ENOSPC) or ERR_PTR(-EINTR), see gmem_huge_populate().
  */
 struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 {

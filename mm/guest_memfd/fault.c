@@ -58,8 +58,7 @@ static vm_fault_t gmem_map_run(struct gmem_inode *gi, struct vm_fault *vmf,
 /*
  * Fault-around of a write: no page is ever clean, so nobody has to be told of
  * the first write to each.  That of the fault itself is passed over, because it
- * is locked.  All entries are in one table; if there is none yet, nothing is
- * done.
+ * is locked.  All entries are in one table.
  */
 static void gmem_map_around_write(struct gmem_inode *gi, struct vm_fault *vmf)
 {

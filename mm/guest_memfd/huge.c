@@ -73,6 +73,8 @@ struct gmem_pool {
  * @split: what stands for it in the hugetlb pool
  * @pool: where it goes back to
  * @spool: the subpool of @pool if it stands for a block that was reserved
+ * @rsvd: hugetlb cgroup that is charged for a reservation if it does not, with a
+ *	reference; @pool->lock protects both
  * @index: of its first page in the file
  * @nr_cached: how many pages were put into the page cache
  * @nr_frozen: how many pages are ready to be joined; the first that is not is
@@ -85,6 +87,7 @@ struct gmem_block {
 	struct hugetlb_split split;
 	struct gmem_pool *pool;
 	struct hugepage_subpool *spool;
+	struct hugetlb_cgroup *rsvd;
 	pgoff_t index;
 	unsigned long nr_cached;
 	unsigned long nr_frozen;
@@ -259,6 +262,9 @@ static struct folio *gmem_block_take_folio(struct gmem_inode *gi,
 	if (IS_ERR(folio))
 		return folio;
 
+	/* From now on it may be settled; the folio gets them back at the end. */
+	block->rsvd = hugetlb_cgroup_from_folio_rsvd(folio);
+	set_hugetlb_cgroup_rsvd(folio, NULL);
 	block->spool = hugetlb_folio_subpool(folio);
 	if (!block->spool)
 		list_add(&block->borrowed, &pool->borrowed);
@@ -285,7 +291,7 @@ static void gmem_block_settle(struct gmem_block *block)
 					 borrowed);
 		list_del(&other->borrowed);
 		swap(block->spool, other->spool);
-		swap(block->split.cgroup_rsvd, other->split.cgroup_rsvd);
+		swap(block->rsvd, other->rsvd);
 	}
 }
 
@@ -293,9 +299,8 @@ static void gmem_block_put_folio(struct gmem_block *block, struct folio *folio)
 {
 	guard(mutex)(&block->pool->lock);
 
-	block->split.cgroup_rsvd = hugetlb_cgroup_from_folio_rsvd(folio);
 	gmem_block_settle(block);
-	set_hugetlb_cgroup_rsvd(folio, block->split.cgroup_rsvd);
+	set_hugetlb_cgroup_rsvd(folio, block->rsvd);
 	hugetlb_set_folio_subpool(folio, block->spool);
 	folio_put(folio);
 }
@@ -312,6 +317,7 @@ static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);
 
+		guest_memfd_stall(GUEST_MEMFD_STALL_TAKEN);
 		folio_zero_user(folio, 0);
 		err = hugetlb_split_folio(folio, &block->split);
 		if (err)
@@ -461,6 +467,7 @@ static bool gmem_block_join_locked(struct gmem_block *block)
 	joined = gmem_block_reclaim(block);
 	if (joined) {
 		gmem_block_settle(block);
+		block->split.cgroup_rsvd = block->rsvd;
 		hugetlb_join_folio(&block->split, block->spool);
 	}
 	memory_failure_release();

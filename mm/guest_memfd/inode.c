@@ -327,6 +327,7 @@ EXPORT_SYMBOL_GPL(guest_memfd_order);
  * * -EHWPOISON: the page is broken
  * * -ENOMEM: no memory
  * * -ENOSPC: the file has huge pages, and none can be had
+ * * -EINTR: the file has huge pages, and a fatal signal is pending
  */
 struct folio *guest_memfd_get_folio(struct inode *inode, pgoff_t index)
 {

@@ -55,6 +55,7 @@ static struct gmem_stall gmem_stalls[] = {
 	[GUEST_MEMFD_STALL_CHECKED]	= { "checked" },
 	[GUEST_MEMFD_STALL_REMOVE]	= { "remove" },
 	[GUEST_MEMFD_STALL_POISON]	= { "poison" },
+	[GUEST_MEMFD_STALL_TAKEN]	= { "taken" },
 	[GUEST_MEMFD_STALL_SPLIT]	= { "split" },
 };
 

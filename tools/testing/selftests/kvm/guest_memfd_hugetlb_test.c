@@ -1072,6 +1072,50 @@ TEST_F(hugetlb, block_in_place_of_one_that_waits_counts_for_both_limits)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
+static long allocate_job(void *fd)
+{
+	return fallocate(*(int *)fd, FALLOC_FL_KEEP_SIZE, 0, GMEM_PAGE_SIZE);
+}
+
+/* The one that waits goes back while the one in its place is being zeroed. */
+TEST_F(hugetlb, block_is_charged_once_though_it_is_taken_while_another_goes_back)
+{
+	static struct job taker;
+	int pipes[2], i;
+	static int fd;
+	u8 *mem;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+		SKIP(return, "no hugetlb cgroup");
+	cgroup_enter(CGROUP);
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(pipe(pipes), 0);
+		page_to_pipe(pipes[1], mem);
+		gmem_punch_pages(fd, 0, self->nr_pages);
+		stall_arm("taken");
+		job_start(&taker, allocate_job, &fd);
+		ASSERT_TRUE(stall_is_reached("taken"));
+		kvm_close(pipes[0]);
+		kvm_close(pipes[1]);
+		EXPECT_POOL(-1, 0);
+		stall_release("taken");
+		EXPECT_EQ(job_wait(&taker), 0);
+		EXPECT_CHARGED(self->block, self->block);
+	}
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_POOL(0, 0);
+	EXPECT_CHARGED(0, 0);
+
+	cgroup_enter(CGROUP_PARENT);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
 /* The charge of a block that is split goes to the parent. */
 TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 {

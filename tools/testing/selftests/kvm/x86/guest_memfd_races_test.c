@@ -403,6 +403,53 @@ TEST_F(race, conversion_waits_for_a_hole)
 }
 
 /*
+ * User space lets go of a whole page table: for a moment the table is gone from
+ * the page tables, and what it has mapped is still counted as mapped.
+ */
+#define FORGET_SECONDS	3
+
+struct forgetter {
+	u8 *mem;
+	bool stop;
+};
+
+static long write_and_forget(void *arg)
+{
+	struct forgetter *forgetter = arg;
+	int i;
+
+	while (!READ_ONCE(forgetter->stop)) {
+		for (i = 0; i < NR_PAGES / 2; i++)
+			gmem_poke(forgetter->mem + i * GMEM_PAGE_SIZE, i);
+		gmem_forget_mapping(forgetter->mem, NR_PAGES / 2);
+	}
+	return 0;
+}
+
+TEST_F(race, hole_in_what_user_space_lets_go_of)
+{
+	u8 *reserved = kvm_mmap(2 * SZ_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	struct range range = { self->fd, 0, NR_PAGES / 2 };
+	time_t end = time(NULL) + FORGET_SECONDS;
+	struct forgetter forgetter = {};
+	unsigned int i;
+	struct job job;
+
+	forgetter.mem = mmap(align_ptr_up(reserved, SZ_2M), SZ_2M, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_FIXED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, forgetter.mem);
+	job_start(&job, write_and_forget, &forgetter);
+	for (i = 0; time(NULL) < end; i++) {
+		usleep(i * 37 % 3000);
+		punch_out(&range);
+	}
+	WRITE_ONCE(forgetter.stop, true);
+	EXPECT_EQ(0, job_wait(&job));
+	EXPECT_LT(10, i);
+	kvm_munmap(reserved, 2 * SZ_2M);
+}
+
+/*
  * Memslots: a view begins and ends with the same ones, or vCPUs would wait for
  * ever, or not at all.
  */

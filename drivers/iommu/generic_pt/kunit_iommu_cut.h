@@ -1,0 +1,1044 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Cut, join and replace of leaf entries: each size of a leaf with each smaller
+ * size of a hole, in every format, and next to others that walk the table.
+ *
+ * The walkers stand for the IOMMU: they take no lock, and iotlb_sync() waits
+ * until the walks of that moment are over, like an invalidation does.
+ */
+#include <linux/delay.h>
+#include <linux/kthread.h>
+#include <linux/prandom.h>
+#include <kunit/static_stub.h>
+
+struct cut_walker {
+	/* Odd while it walks */
+	unsigned int seq;
+};
+
+struct kunit_cut_priv {
+	/* Must be first, it is what the helpers find in test->priv */
+	struct kunit_iommu_priv base;
+	struct cut_walker walker;
+	/* What was flushed last */
+	unsigned long flush_start;
+	unsigned long flush_last;
+	unsigned int num_syncs;
+};
+
+static void cut_iotlb_sync(struct iommu_domain *domain,
+			   struct iommu_iotlb_gather *gather)
+{
+	struct kunit_cut_priv *cut =
+		container_of(domain, struct kunit_cut_priv, base.domain);
+	unsigned int seq;
+
+	/* Pairs with walk_begin(): it is waited for or finds the new table */
+	smp_mb();
+	seq = READ_ONCE(cut->walker.seq);
+	while ((seq & 1) && READ_ONCE(cut->walker.seq) == seq)
+		cpu_relax();
+	/* Pairs with walk_end() */
+	smp_mb();
+
+	cut->flush_start = gather->start;
+	cut->flush_last = gather->end;
+	cut->num_syncs++;
+	iommu_put_pages_list(&gather->freelist);
+}
+
+static void walk_begin(struct kunit_cut_priv *cut)
+{
+	preempt_disable();
+	WRITE_ONCE(cut->walker.seq, cut->walker.seq + 1);
+	/* Pairs with cut_iotlb_sync() */
+	smp_mb();
+}
+
+static void walk_end(struct kunit_cut_priv *cut)
+{
+	/* Pairs with cut_iotlb_sync() */
+	smp_mb();
+	WRITE_ONCE(cut->walker.seq, cut->walker.seq + 1);
+	preempt_enable();
+}
+
+static const struct iommu_domain_ops kunit_cut_ops = {
+	IOMMU_PT_DOMAIN_OPS1(PTPFX_RAW),
+	.iotlb_sync = &cut_iotlb_sync,
+};
+
+#define IOMMU_PT_DIRTY_OPS1(x) IOMMU_PT_DIRTY_OPS(x)
+static const struct iommu_dirty_ops kunit_cut_dirty_ops = {
+	IOMMU_PT_DIRTY_OPS1(PTPFX_RAW),
+};
+
+/* One leaf, and a hole for one of a smaller size in it */
+struct cut_pair {
+	unsigned int leaf_lg2;
+	unsigned int hole_lg2;
+	pt_vaddr_t va;
+	pt_vaddr_t len;
+	pt_oaddr_t oa;
+	pt_vaddr_t hole_va;
+	pt_vaddr_t hole_len;
+};
+
+static struct cut_pair make_pair(struct kunit *test, unsigned int leaf_lg2,
+				 unsigned int hole_lg2)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {
+		.leaf_lg2 = leaf_lg2,
+		.hole_lg2 = hole_lg2,
+		.len = log2_to_int(leaf_lg2),
+		.hole_len = log2_to_int(hole_lg2),
+		.oa = log2_set_mod(priv->test_oa, 0, leaf_lg2),
+	};
+	pt_vaddr_t holes = log2_to_int(leaf_lg2 - hole_lg2);
+
+	pair.va = pt_top_range(priv->common).va + pair.len;
+	/* An odd one, so that it is not at the start of anything larger */
+	pair.hole_va = pair.va +
+		       log2_mul((get_random_u64() & (holes - 1)) | 1, hole_lg2);
+	return pair;
+}
+
+static bool pair_exists(struct kunit *test, unsigned int leaf_lg2,
+			unsigned int hole_lg2)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	pt_vaddr_t sizes = priv->safe_pgsize_bitmap;
+
+	return (sizes & log2_to_int(leaf_lg2)) &&
+	       (sizes & log2_to_int(hole_lg2));
+}
+
+/* All pairs of sizes, beginning with a zeroed one. False after the last */
+static bool next_pair(struct kunit *test, struct cut_pair *pair)
+{
+	unsigned int leaf_lg2 = pair->leaf_lg2;
+	unsigned int hole_lg2 = pair->hole_lg2 + 1;
+
+	for (; leaf_lg2 < PT_VADDR_MAX_LG2; leaf_lg2++, hole_lg2 = 0) {
+		for (; hole_lg2 < leaf_lg2; hole_lg2++) {
+			if (!pair_exists(test, leaf_lg2, hole_lg2))
+				continue;
+			*pair = make_pair(test, leaf_lg2, hole_lg2);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* What is between the hole and the leaf can be described by leaves */
+static bool can_cut(struct kunit *test, const struct cut_pair *pair)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct pt_range range = pt_top_range(priv->common);
+	struct pt_state pts = pt_init(&range, 0, NULL);
+
+	for (pts.level = pt_pgsz_lg2_to_level(priv->common, pair->hole_lg2);
+	     pts.level <= pt_pgsz_lg2_to_level(priv->common, pair->leaf_lg2);
+	     pts.level++)
+		if (!(priv->info.pgsize_bitmap &
+		      log2_to_int(pt_table_item_lg2sz(&pts))) &&
+		    pt_table_item_lg2sz(&pts) != pair->leaf_lg2)
+			return false;
+	return true;
+}
+
+static unsigned int expected_tables(struct kunit *test,
+				    const struct cut_pair *pair)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+
+	return pt_pgsz_lg2_to_level(priv->common, pair->leaf_lg2) -
+	       pt_pgsz_lg2_to_level(priv->common, pair->hole_lg2);
+}
+
+static void check_one(struct kunit *test, const struct cut_pair *pair,
+		      pt_vaddr_t va)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+
+	KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain, va),
+			(phys_addr_t)(pair->oa + (va - pair->va)));
+}
+
+/* The ends of the leaf, the neighbours of the hole, and some other places */
+static void check_around_hole(struct kunit *test, const struct cut_pair *pair)
+{
+	unsigned int i;
+
+	check_one(test, pair, pair->va);
+	check_one(test, pair, pair->hole_va - 1);
+	if (pair->hole_va + pair->hole_len != pair->va + pair->len) {
+		check_one(test, pair, pair->hole_va + pair->hole_len);
+		check_one(test, pair, pair->va + pair->len - 1);
+	}
+	for (i = 0; i != 16; i++) {
+		pt_vaddr_t va = pair->va + (get_random_u64() & (pair->len - 1));
+
+		if (log2_div_eq(va, pair->hole_va, pair->hole_lg2))
+			continue;
+		check_one(test, pair, va);
+	}
+}
+
+static void check_all(struct kunit *test, const struct cut_pair *pair)
+{
+	check_around_hole(test, pair);
+	check_one(test, pair, pair->hole_va);
+	check_one(test, pair, pair->hole_va + pair->hole_len - 1);
+}
+
+static void sync_gather(struct kunit *test, struct iommu_iotlb_gather *gather)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+
+	iommu_iotlb_sync(&priv->domain, gather);
+}
+
+static void do_cut(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len)
+{
+	struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+	struct kunit_iommu_priv *priv = test->priv;
+	struct iommu_iotlb_gather gather;
+
+	iommu_iotlb_gather_init(&gather);
+	KUNIT_ASSERT_NO_ERRNO(test, iommu_cut_reserve(&priv->domain, va, len,
+						      GFP_KERNEL, &reserve));
+	KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain, va, len, &reserve,
+					      &gather));
+	KUNIT_ASSERT_TRUE(test, iommu_pages_list_empty(&reserve));
+	sync_gather(test, &gather);
+}
+
+static void do_join(struct kunit *test, const struct cut_pair *pair)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct iommu_iotlb_gather gather;
+
+	iommu_iotlb_gather_init(&gather);
+	KUNIT_ASSERT_NO_ERRNO(test, iommu_join(&priv->domain, pair->hole_va,
+					       pair->hole_len, pair->va,
+					       pair->va + pair->len - 1,
+					       &gather));
+	sync_gather(test, &gather);
+}
+
+static void do_replace(struct kunit *test, pt_vaddr_t va, pt_oaddr_t oa,
+		       pt_vaddr_t len, int prot)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct iommu_iotlb_gather gather;
+
+	iommu_iotlb_gather_init(&gather);
+	KUNIT_ASSERT_NO_ERRNO(test, iommu_replace(&priv->domain, va, oa, len,
+						  prot, &gather));
+	sync_gather(test, &gather);
+}
+
+/* The size of the leaf entry at va, 0 if there is none */
+static int __leaf_lg2sz(struct pt_range *range, void *arg, unsigned int level,
+			struct pt_table_p *table)
+{
+	struct pt_state pts = pt_init(range, level, table);
+	unsigned int *lg2sz = arg;
+
+	switch (pt_load_single_entry(&pts)) {
+	case PT_ENTRY_EMPTY:
+		return 0;
+	case PT_ENTRY_TABLE:
+		return pt_descend(&pts, arg, __leaf_lg2sz);
+	case PT_ENTRY_OA:
+		*lg2sz = pt_entry_oa_lg2sz(&pts);
+	}
+	return 0;
+}
+
+static unsigned int leaf_lg2sz(struct kunit *test, pt_vaddr_t va)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct pt_range range = pt_make_range(priv->common, va, va);
+	unsigned int lg2sz = 0;
+
+	KUNIT_ASSERT_NO_ERRNO(test,
+			      pt_walk_range(&range, __leaf_lg2sz, &lg2sz));
+	return lg2sz;
+}
+
+/* A hole takes one table a level, and the leaf comes back with all of them */
+static void test_cut_pairs(struct kunit *test)
+{
+	struct kunit_cut_priv *cut = test->priv;
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+	unsigned int num = 0;
+
+	while (next_pair(test, &pair)) {
+		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+		unsigned long last = pair.va + pair.len - 1;
+		struct iommu_iotlb_gather gather;
+		long nr_tables;
+		int ret;
+
+		do_map(test, pair.va, pair.oa, pair.len);
+		nr_tables = nr_secondary_pagetable();
+
+		ret = iommu_cut_reserve(&priv->domain, pair.hole_va,
+					pair.hole_len, GFP_KERNEL, &reserve);
+		if (!can_cut(test, &pair)) {
+			KUNIT_ASSERT_EQ(test, ret, -EOPNOTSUPP);
+			KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+			do_unmap(test, pair.va, pair.len);
+			continue;
+		}
+		KUNIT_ASSERT_NO_ERRNO(test, ret);
+		KUNIT_ASSERT_EQ(test, list_count_nodes(&reserve.pages),
+				expected_tables(test, &pair));
+
+		iommu_iotlb_gather_init(&gather);
+		KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain,
+						      pair.hole_va,
+						      pair.hole_len, &reserve,
+						      &gather));
+		KUNIT_ASSERT_TRUE(test, iommu_pages_list_empty(&reserve));
+		sync_gather(test, &gather);
+		/* All of the old leaf was flushed */
+		KUNIT_ASSERT_LE(test, cut->flush_start, (unsigned long)pair.va);
+		KUNIT_ASSERT_GE(test, cut->flush_last, last);
+		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable() - nr_tables,
+				expected_tables(test, &pair));
+		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+				pair.hole_lg2);
+		check_all(test, &pair);
+
+		/* What is cut is not cut again */
+		KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain,
+						      pair.hole_va,
+						      pair.hole_len, &reserve,
+						      &gather));
+
+		do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
+		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
+							 pair.hole_va), 0);
+		check_around_hole(test, &pair);
+		/* Nor is a hole joined away */
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
+							 pair.hole_va), 0);
+		check_around_hole(test, &pair);
+
+		do_replace(test, pair.hole_va,
+			   pair.oa + (pair.hole_va - pair.va), pair.hole_len,
+			   IOMMU_READ | IOMMU_WRITE);
+		check_all(test, &pair);
+
+		do_join(test, &pair);
+		KUNIT_ASSERT_LE(test, cut->flush_start, (unsigned long)pair.va);
+		KUNIT_ASSERT_GE(test, cut->flush_last, last);
+		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.va), pair.leaf_lg2);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(), nr_tables);
+		check_all(test, &pair);
+
+		do_unmap(test, pair.va, pair.len);
+		num++;
+		cond_resched();
+	}
+	if (!num)
+		kunit_skip(test, "Test needs two page sizes");
+}
+
+/* The same where nothing is mapped: a leaf in it, and no table left over */
+static void test_cut_empty(struct kunit *test)
+{
+	struct cut_pair pair = {};
+
+	while (next_pair(test, &pair)) {
+		pt_oaddr_t hole_oa = pair.oa + (pair.hole_va - pair.va);
+		long nr_tables;
+
+		/* Where there was something, so that the top is high enough */
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_replace(test, pair.va, 0, pair.len, 0);
+		nr_tables = nr_secondary_pagetable();
+
+		do_cut(test, pair.hole_va, pair.hole_len);
+		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable() - nr_tables,
+				expected_tables(test, &pair));
+		do_replace(test, pair.hole_va, hole_oa, pair.hole_len,
+			   IOMMU_READ | IOMMU_WRITE);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		check_one(test, &pair, pair.hole_va);
+
+		do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 0);
+		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(), nr_tables);
+	}
+}
+
+/* A join stays within what it is given, though the translation goes on */
+static void test_join_bounds(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	while (next_pair(test, &pair)) {
+		struct iommu_iotlb_gather gather;
+
+		if (!can_cut(test, &pair))
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_cut(test, pair.hole_va, pair.hole_len);
+
+		iommu_iotlb_gather_init(&gather);
+		KUNIT_ASSERT_NO_ERRNO(
+			test, iommu_join(&priv->domain, pair.hole_va,
+					 pair.hole_len, pair.hole_va,
+					 pair.va + pair.len - 1, &gather));
+		sync_gather(test, &gather);
+		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+				pair.hole_lg2);
+		KUNIT_ASSERT_EQ(test,
+				iommu_join(&priv->domain, pair.va, pair.len,
+					   pair.hole_va,
+					   pair.va + pair.len - 1, &gather),
+				-EINVAL);
+		check_all(test, &pair);
+
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+/* Neighbours that can't be one leaf are not joined */
+static void test_join_refuses(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	while (next_pair(test, &pair)) {
+		pt_oaddr_t hole_oa = pair.oa + (pair.hole_va - pair.va);
+		unsigned int valids;
+
+		if (!can_cut(test, &pair))
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_cut(test, pair.hole_va, pair.hole_len);
+		valids = count_valids(test);
+
+		/* Another address */
+		do_replace(test, pair.hole_va,
+			   log2_set_mod(pair.oa ^ pair.len, 0, pair.hole_lg2),
+			   pair.hole_len, IOMMU_READ | IOMMU_WRITE);
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
+							 pair.hole_va),
+				log2_set_mod(pair.oa ^ pair.len, 0,
+					     pair.hole_lg2));
+
+		/* Another permission, where the format can have it */
+		do_replace(test, pair.hole_va, hole_oa, pair.hole_len,
+			   IOMMU_WRITE | IOMMU_READ);
+		if (!pt_iommu_set_prot(priv->common,
+				       &(struct pt_write_attrs){}, IOMMU_READ)) {
+			do_replace(test, pair.hole_va, hole_oa, pair.hole_len,
+				   IOMMU_READ);
+			do_join(test, &pair);
+			KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+					pair.hole_lg2);
+			do_replace(test, pair.hole_va, hole_oa, pair.hole_len,
+				   IOMMU_WRITE | IOMMU_READ);
+		}
+		KUNIT_ASSERT_GE(test, valids, 2);
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+/* A part of a leaf is not replaced, and nothing else is then */
+static void test_replace_refuses(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	while (next_pair(test, &pair)) {
+		struct iommu_iotlb_gather gather;
+
+		iommu_iotlb_gather_init(&gather);
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_map(test, pair.va + pair.len, pair.oa, pair.len);
+
+		KUNIT_ASSERT_EQ(test,
+				iommu_replace(&priv->domain, pair.hole_va, 0,
+					      pair.hole_len, 0, &gather),
+				-EINVAL);
+		/* All of the first leaf and a part of the second */
+		KUNIT_ASSERT_EQ(test,
+				iommu_replace(&priv->domain, pair.va, 0,
+					      pair.len + pair.hole_len, 0,
+					      &gather),
+				-EINVAL);
+		check_all(test, &pair);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 2);
+		do_unmap(test, pair.va, 2 * pair.len);
+	}
+}
+
+static unsigned int cut_fail_nth;
+
+static void *failing_alloc_pages(int nid, gfp_t gfp, size_t size)
+{
+	struct kunit *test = kunit_get_current_test();
+	void *virt;
+
+	if (!--cut_fail_nth)
+		return NULL;
+	kunit_deactivate_static_stub(test, iommu_alloc_pages_node_sz);
+	virt = iommu_alloc_pages_node_sz(nid, gfp, size);
+	kunit_activate_static_stub(test, iommu_alloc_pages_node_sz,
+				   failing_alloc_pages);
+	return virt;
+}
+
+/* Without memory, or with too little of it in reserve, nothing changes */
+static void test_cut_nomem(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	while (next_pair(test, &pair)) {
+		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+		unsigned int tables = expected_tables(test, &pair);
+		struct iommu_iotlb_gather gather;
+		long nr_tables;
+		unsigned int i;
+
+		if (!can_cut(test, &pair))
+			continue;
+		iommu_iotlb_gather_init(&gather);
+		do_map(test, pair.va, pair.oa, pair.len);
+		nr_tables = nr_secondary_pagetable();
+
+		for (i = 1; i <= tables; i++) {
+			cut_fail_nth = i;
+			kunit_activate_static_stub(test,
+						   iommu_alloc_pages_node_sz,
+						   failing_alloc_pages);
+			KUNIT_EXPECT_EQ(test,
+					iommu_cut_reserve(&priv->domain,
+							  pair.hole_va,
+							  pair.hole_len,
+							  GFP_KERNEL, &reserve),
+					-ENOMEM);
+			kunit_deactivate_static_stub(test,
+						     iommu_alloc_pages_node_sz);
+			KUNIT_ASSERT_TRUE(test,
+					  iommu_pages_list_empty(&reserve));
+			KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(),
+					nr_tables);
+		}
+
+		if (tables) {
+			KUNIT_ASSERT_NO_ERRNO(
+				test, iommu_cut_reserve(&priv->domain,
+							pair.hole_va,
+							pair.hole_len,
+							GFP_KERNEL, &reserve));
+			iommu_free_pages(iommu_pages_list_pop(&reserve));
+			KUNIT_ASSERT_EQ(test,
+					iommu_cut(&priv->domain, pair.hole_va,
+						  pair.hole_len, &reserve,
+						  &gather),
+					-ENOMEM);
+			iommu_cut_unreserve(&priv->domain, &reserve);
+			KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(),
+					nr_tables);
+		}
+		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+				pair.leaf_lg2);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+/* Walks all the time, and counts what it should not find */
+struct cut_reader {
+	struct kunit_cut_priv *cut;
+	const struct cut_pair *pair;
+	struct task_struct *task;
+	unsigned long walks;
+	unsigned long holes;
+	unsigned long wrong;
+};
+
+static int read_translations(void *arg)
+{
+	struct cut_reader *reader = arg;
+	const struct cut_pair *pair = reader->pair;
+	struct rnd_state rnd;
+
+	prandom_seed_state(&rnd, get_random_u64());
+	while (!kthread_should_stop()) {
+		u64 random = (u64)prandom_u32_state(&rnd) << 32 |
+			     prandom_u32_state(&rnd);
+		/* The hole and its neighbours half of the time */
+		pt_vaddr_t va = pair->va + (random & (pair->len - 1));
+		phys_addr_t phys;
+
+		if (random & BIT_ULL(63))
+			va = pair->hole_va - pair->hole_len +
+			     (random & (4 * pair->hole_len - 1));
+		if (va > pair->va + (pair->len - 1))
+			continue;
+		walk_begin(reader->cut);
+		phys = iommu_iova_to_phys(&reader->cut->base.domain, va);
+		walk_end(reader->cut);
+
+		if (!phys)
+			reader->holes++;
+		else if (phys != pair->oa + (va - pair->va))
+			reader->wrong++;
+		WRITE_ONCE(reader->walks, reader->walks + 1);
+		if (!(reader->walks % 64))
+			cond_resched();
+	}
+	return 0;
+}
+
+static void start_reader(struct kunit *test, struct cut_reader *reader,
+			 const struct cut_pair *pair)
+{
+	*reader = (struct cut_reader){ .cut = test->priv, .pair = pair };
+	reader->task = kthread_run(read_translations, reader, "cut_reader");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(reader->task));
+	/* Don't be done before it has begun */
+	while (!READ_ONCE(reader->walks))
+		cond_resched();
+}
+
+static unsigned int count_pairs(struct kunit *test)
+{
+	unsigned int num = 0;
+	struct cut_pair pair = {};
+
+	while (next_pair(test, &pair))
+		num += can_cut(test, &pair);
+	return num;
+}
+
+static void cut_and_join(struct kunit *test, unsigned int rounds)
+{
+	unsigned long walks = 0, cuts = 0;
+	unsigned int num_pairs = count_pairs(test);
+	struct cut_reader reader;
+	struct cut_pair pair = {};
+	unsigned int i;
+
+	if (!num_pairs)
+		kunit_skip(test, "Test needs two page sizes");
+
+	while (next_pair(test, &pair)) {
+		if (!can_cut(test, &pair))
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+		start_reader(test, &reader, &pair);
+		for (i = 0; i <= rounds / num_pairs; i++) {
+			do_cut(test, pair.hole_va, pair.hole_len);
+			do_join(test, &pair);
+			if (!(i % 64))
+				cond_resched();
+		}
+		kthread_stop(reader.task);
+		KUNIT_EXPECT_EQ(test, reader.holes, 0);
+		KUNIT_EXPECT_EQ(test, reader.wrong, 0);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		do_unmap(test, pair.va, pair.len);
+		walks += reader.walks;
+		cuts += i;
+	}
+	kunit_info(test, "%u pairs of sizes, %lu cuts and joins, %lu walks",
+		   num_pairs, cuts, walks);
+}
+
+/* A walker finds the right translation at any time */
+static void test_cut_reader(struct kunit *test)
+{
+	cut_and_join(test, 2000);
+}
+
+static void test_cut_reader_long(struct kunit *test)
+{
+	cut_and_join(test, 100000);
+}
+
+/* The same without cut: the reader sees the holes, so it would see ours */
+static void test_cut_by_unmap_is_seen(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_reader reader;
+	struct cut_pair pair = {};
+	unsigned int i;
+
+	while (next_pair(test, &pair)) {
+		if (pair.hole_lg2 != priv->smallest_pgsz_lg2 || !can_cut(test, &pair))
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+		start_reader(test, &reader, &pair);
+		for (i = 0; i != 10000 && !READ_ONCE(reader.holes); i++) {
+			pt_vaddr_t before = pair.hole_va - pair.va;
+
+			do_unmap(test, pair.va, pair.len);
+			do_map(test, pair.va, pair.oa, before);
+			do_map(test, pair.hole_va, pair.oa + before,
+			       pair.len - before);
+			do_unmap(test, pair.va, pair.len);
+			do_map(test, pair.va, pair.oa, pair.len);
+			cond_resched();
+		}
+		kthread_stop(reader.task);
+		do_unmap(test, pair.va, pair.len);
+		KUNIT_EXPECT_NE(test, reader.holes, 0);
+	}
+}
+
+struct cut_dirtier {
+	struct kunit_cut_priv *cut;
+	const struct cut_pair *pair;
+	struct task_struct *task;
+	/* Odd: write to the next of the places and make it even */
+	unsigned int turn;
+	unsigned int num;
+	pt_vaddr_t va[8];
+};
+
+static int write_pages(void *arg)
+{
+	struct cut_dirtier *dirtier = arg;
+	struct kunit_iommu_priv *priv = &dirtier->cut->base;
+
+	while (!kthread_should_stop()) {
+		/* Pairs with cut_dirty() */
+		unsigned int turn = smp_load_acquire(&dirtier->turn);
+		unsigned int i;
+		int ret;
+
+		if (!(turn & 1)) {
+			cond_resched();
+			continue;
+		}
+		for (i = 0; i != ARRAY_SIZE(dirtier->va); i++) {
+			do {
+				walk_begin(dirtier->cut);
+				ret = priv->iommu->ops->set_dirty(
+					priv->iommu, dirtier->va[i]);
+				walk_end(dirtier->cut);
+			} while (ret == -EAGAIN);
+			if (ret)
+				break;
+		}
+		dirtier->num = i;
+		/* Pairs with cut_dirty() */
+		smp_store_release(&dirtier->turn, turn + 1);
+	}
+	return 0;
+}
+
+static int __is_dirty(struct pt_range *range, void *arg, unsigned int level,
+		      struct pt_table_p *table)
+{
+	struct pt_state pts = pt_init(range, level, table);
+
+	if (pt_load_single_entry(&pts) == PT_ENTRY_TABLE)
+		return pt_descend(&pts, arg, __is_dirty);
+	return pts.type == PT_ENTRY_OA && pt_entry_is_write_dirty(&pts);
+}
+
+static bool is_dirty(struct kunit *test, pt_vaddr_t va)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct pt_range range = pt_make_range(priv->common, va, va);
+
+	return pt_walk_range(&range, __is_dirty, NULL);
+}
+
+static void cut_dirty(struct kunit *test, unsigned int rounds)
+{
+	struct kunit_cut_priv *cut = test->priv;
+	struct kunit_iommu_priv *priv = test->priv;
+	unsigned int num_pairs = count_pairs(test);
+	unsigned long clean = 0, dirty = 0;
+	struct cut_dirtier dirtier;
+	struct cut_pair pair = {};
+	unsigned int i, k;
+
+	if (!pt_dirty_supported(priv->common) || !priv->iommu->ops->set_dirty)
+		kunit_skip(test,
+			   "Page table features do not support dirty tracking");
+
+	while (next_pair(test, &pair)) {
+		if (!can_cut(test, &pair))
+			continue;
+		dirtier = (struct cut_dirtier){ .cut = cut, .pair = &pair };
+		dirtier.task = kthread_run(write_pages, &dirtier, "cut_dirtier");
+		KUNIT_ASSERT_FALSE(test, IS_ERR(dirtier.task));
+
+		for (i = 0; i <= rounds / num_pairs; i++) {
+			do_map(test, pair.va, pair.oa, pair.len);
+			for (k = 0; k != ARRAY_SIZE(dirtier.va); k++)
+				dirtier.va[k] = pair.va + (get_random_u64() &
+							   (pair.len - 1));
+
+			/* Pairs with write_pages() */
+			smp_store_release(&dirtier.turn, dirtier.turn + 1);
+			ndelay(get_random_u32_below(2000));
+			do_cut(test, pair.hole_va, pair.hole_len);
+			/* Pairs with write_pages() */
+			while (smp_load_acquire(&dirtier.turn) & 1)
+				cond_resched();
+
+			KUNIT_EXPECT_EQ(test, dirtier.num,
+					ARRAY_SIZE(dirtier.va));
+			for (k = 0; k != ARRAY_SIZE(dirtier.va); k++)
+				KUNIT_EXPECT_TRUE(test,
+						  is_dirty(test, dirtier.va[k]));
+			/* How often the cut came first */
+			if (is_dirty(test, pair.hole_va))
+				dirty++;
+			else
+				clean++;
+
+			do_join(test, &pair);
+			for (k = 0; k != ARRAY_SIZE(dirtier.va); k++)
+				KUNIT_EXPECT_TRUE(test,
+						  is_dirty(test, dirtier.va[k]));
+			do_unmap(test, pair.va, pair.len);
+		}
+		kthread_stop(dirtier.task);
+	}
+	kunit_info(test, "%lu cuts of dirty leaves, %lu of clean ones", dirty,
+		   clean);
+}
+
+/* What is written during a cut or a join is dirty afterwards */
+static void test_cut_dirty(struct kunit *test)
+{
+	cut_dirty(test, 500);
+}
+
+static void test_cut_dirty_long(struct kunit *test)
+{
+	cut_dirty(test, 20000);
+}
+
+/* A leaf that was not written to is cut into clean ones */
+static void test_cut_keeps_clean(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	if (!pt_dirty_supported(priv->common))
+		kunit_skip(test,
+			   "Page table features do not support dirty tracking");
+
+	while (next_pair(test, &pair)) {
+		if (!can_cut(test, &pair))
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_cut(test, pair.hole_va, pair.hole_len);
+		KUNIT_ASSERT_FALSE(test, is_dirty(test, pair.va));
+		KUNIT_ASSERT_FALSE(test, is_dirty(test, pair.hole_va));
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+/* The table that range->va is translated by */
+static int __last_table(struct pt_range *range, void *arg, unsigned int level,
+			struct pt_table_p *table)
+{
+	struct pt_state pts = pt_init(range, level, table);
+
+	if (pt_load_single_entry(&pts) == PT_ENTRY_TABLE)
+		return pt_descend(&pts, arg, __last_table);
+	*(struct pt_state *)arg = pts;
+	return 0;
+}
+
+/* HW that still walks a table after the join marks what it writes in there */
+static void test_join_dirty_in_old_table(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	if (!pt_dirty_supported(priv->common))
+		kunit_skip(test,
+			   "Page table features do not support dirty tracking");
+
+	while (next_pair(test, &pair)) {
+		struct iommu_iotlb_gather gather;
+		struct pt_range range;
+		struct pt_state pts;
+
+		if (!can_cut(test, &pair) || !expected_tables(test, &pair))
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_cut(test, pair.hole_va, pair.hole_len);
+		range = pt_make_range(priv->common, pair.hole_va, pair.hole_va);
+		KUNIT_ASSERT_NO_ERRNO(test, pt_walk_range(&range, __last_table,
+							  &pts));
+
+		iommu_iotlb_gather_init(&gather);
+		KUNIT_ASSERT_NO_ERRNO(
+			test, iommu_join(&priv->domain, pair.hole_va,
+					 pair.hole_len, pair.va,
+					 pair.va + pair.len - 1, &gather));
+		KUNIT_ASSERT_TRUE(test, pt_entry_make_write_dirty(&pts));
+		sync_gather(test, &gather);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		KUNIT_ASSERT_TRUE(test, is_dirty(test, pair.hole_va));
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+#define CUT_MODEL_PAGES 2048
+
+/* Random operations, compared with an array that says what each page is */
+static void test_cut_random(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	unsigned int pgsz_lg2 = priv->smallest_pgsz_lg2;
+	pt_vaddr_t len = log2_mul(CUT_MODEL_PAGES, pgsz_lg2);
+	pt_oaddr_t oa = log2_set_mod(priv->test_oa, 0, vafls(len) + 1);
+	pt_vaddr_t va = pt_top_range(priv->common).va + len;
+	long nr_tables;
+	unsigned int iter, i;
+	phys_addr_t *model;
+
+	model = kunit_kcalloc(test, CUT_MODEL_PAGES, sizeof(*model),
+			      GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, model);
+	do_map(test, va, oa, len);
+	nr_tables = nr_secondary_pagetable();
+	for (i = 0; i != CUT_MODEL_PAGES; i++)
+		model[i] = oa + log2_mul(i, pgsz_lg2);
+
+	for (iter = 0; iter != 1000; iter++) {
+		unsigned int start = get_random_u32_below(CUT_MODEL_PAGES);
+		unsigned int num = 1 + get_random_u32_below(
+			1 << get_random_u32_below(12));
+		unsigned int what = get_random_u32_below(4);
+		struct iommu_iotlb_gather gather;
+		pt_vaddr_t run_va, run_len;
+
+		num = min(num, CUT_MODEL_PAGES - start);
+		run_va = va + log2_mul(start, pgsz_lg2);
+		run_len = log2_mul(num, pgsz_lg2);
+
+		iommu_iotlb_gather_init(&gather);
+		switch (what) {
+		case 0:
+			KUNIT_ASSERT_NO_ERRNO(
+				test, iommu_join(&priv->domain, run_va, run_len,
+						 va, va + len - 1, &gather));
+			break;
+		case 1:
+			do_cut(test, run_va, run_len);
+			break;
+		case 2:
+			do_cut(test, run_va, run_len);
+			KUNIT_ASSERT_NO_ERRNO(
+				test, iommu_replace(&priv->domain, run_va, 0,
+						    run_len, 0, &gather));
+			memset(model + start, 0, num * sizeof(*model));
+			break;
+		case 3:
+			/* As it was at first, or other memory */
+			do_cut(test, run_va, run_len);
+			i = get_random_u32_below(4) ? 0 : CUT_MODEL_PAGES;
+			if (iommu_replace(&priv->domain, run_va,
+					  oa + log2_mul(start + i, pgsz_lg2),
+					  run_len, IOMMU_READ | IOMMU_WRITE,
+					  &gather))
+				break;
+			for (; num; num--, start++)
+				model[start] =
+					oa + log2_mul(start + i, pgsz_lg2);
+			break;
+		}
+		sync_gather(test, &gather);
+
+		for (i = iter % 16; i < CUT_MODEL_PAGES; i += 16)
+			KUNIT_ASSERT_EQ(test,
+					iommu_iova_to_phys(
+						&priv->domain,
+						va + log2_mul(i, pgsz_lg2)),
+					model[i]);
+		cond_resched();
+	}
+
+	/* Everything back, which takes no more tables than at first */
+	for (i = 0; i != CUT_MODEL_PAGES; i++) {
+		do_cut(test, va + log2_mul(i, pgsz_lg2), priv->smallest_pgsz);
+		do_replace(test, va + log2_mul(i, pgsz_lg2),
+			   oa + log2_mul(i, pgsz_lg2), priv->smallest_pgsz,
+			   IOMMU_READ | IOMMU_WRITE);
+	}
+	do_join(test, &(struct cut_pair){ .va = va, .len = len, .hole_va = va,
+					  .hole_len = len });
+	check_iova(test, va, oa, len);
+	KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(), nr_tables);
+	do_unmap(test, va, len);
+}
+
+static struct kunit_case iommu_cut_test_cases[] = {
+	KUNIT_CASE_FMT(test_cut_pairs),
+	KUNIT_CASE_FMT(test_cut_empty),
+	KUNIT_CASE_FMT(test_join_bounds),
+	KUNIT_CASE_FMT(test_join_refuses),
+	KUNIT_CASE_FMT(test_replace_refuses),
+	KUNIT_CASE_FMT(test_cut_nomem),
+	KUNIT_CASE_FMT(test_cut_reader),
+	KUNIT_CASE_FMT(test_cut_by_unmap_is_seen),
+	KUNIT_CASE_FMT(test_cut_dirty),
+	KUNIT_CASE_FMT(test_cut_keeps_clean),
+	KUNIT_CASE_FMT(test_join_dirty_in_old_table),
+	KUNIT_CASE_FMT(test_cut_random),
+	KUNIT_CASE_FMT_SLOW(test_cut_reader_long),
+	KUNIT_CASE_FMT_SLOW(test_cut_dirty_long),
+	{},
+};
+
+static int pt_kunit_cut_init(struct kunit *test)
+{
+	struct kunit_cut_priv *cut;
+	int ret;
+
+	cut = kunit_kzalloc(test, sizeof(*cut), GFP_KERNEL);
+	if (!cut)
+		return -ENOMEM;
+
+	cut->base.orig_nr_secondary_pagetable = nr_secondary_pagetable();
+	ret = pt_kunit_priv_init(test, &cut->base);
+	if (ret) {
+		kunit_kfree(test, cut);
+		return ret;
+	}
+	cut->base.domain.ops = &kunit_cut_ops;
+	cut->base.domain.dirty_ops = &kunit_cut_dirty_ops;
+	test->priv = cut;
+	return 0;
+}
+
+static struct kunit_suite NS(iommu_cut_suite) = {
+	.name = __stringify(NS(iommu_cut_test)),
+	.init = pt_kunit_cut_init,
+	.exit = pt_kunit_iommu_exit,
+	.test_cases = iommu_cut_test_cases,
+};
+kunit_test_suites(&NS(iommu_cut_suite));

@@ -487,6 +487,20 @@ static void test_replace_refuses(struct kunit *test)
 				-EINVAL);
 		check_all(test, &pair);
 		KUNIT_ASSERT_EQ(test, count_valids(test), 2);
+
+		/* What could be changed, in a table of its own, comes first */
+		if (can_cut(test, &pair)) {
+			do_cut(test, pair.hole_va, pair.hole_len);
+			KUNIT_ASSERT_EQ(
+				test,
+				iommu_replace(&priv->domain, pair.hole_va, 0,
+					      pair.va + pair.len +
+						      pair.hole_len -
+						      pair.hole_va,
+					      0, &gather),
+				-EINVAL);
+			check_all(test, &pair);
+		}
 		do_unmap(test, pair.va, 2 * pair.len);
 	}
 }

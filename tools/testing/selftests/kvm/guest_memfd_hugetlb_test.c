@@ -1072,11 +1072,6 @@ TEST_F(hugetlb, block_in_place_of_one_that_waits_counts_for_both_limits)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
-static long allocate_job(void *fd)
-{
-	return fallocate(*(int *)fd, FALLOC_FL_KEEP_SIZE, 0, GMEM_PAGE_SIZE);
-}
-
 /* The one that waits goes back while the one in its place is being zeroed. */
 TEST_F(hugetlb, block_is_charged_once_though_it_is_taken_while_another_goes_back)
 {

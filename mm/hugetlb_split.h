@@ -28,7 +28,7 @@ struct page;
  * @cgroup: hugetlb cgroup that it is charged to, protected by hugetlb_lock:
  *	the parent takes over when a cgroup goes offline
  * @cgroup_rsvd: hugetlb cgroup that it is charged to because it was not reserved,
- *	with a reference; whoever joins the folio sets it
+ *	with a reference; may be changed until the folio is joined
  * @private: flags of the hugetlb folio
  * @uncharge: the split has charged it to the root memory cgroup, because it
  *	was not charged before

@@ -127,6 +127,13 @@ static struct hstate *gmem_pool_hstate(unsigned int flags)
 	/* Whatever else the default may be. */
 	if (huge_page_size(h) != SZ_2M && huge_page_size(h) != SZ_1G)
 		return ERR_PTR(-EINVAL);
+	/*
+	 * A unit is part of one block, and so is a node of the page cache, or of
+	 * large base pages 2 MiB would be less.
+	 */
+	BUILD_BUG_ON(XA_CHUNK_SHIFT > GMEM_UNIT_ORDER);
+	if (huge_page_order(h) < GMEM_UNIT_ORDER)
+		return ERR_PTR(-EINVAL);
 
 	return h;
 }
@@ -140,7 +147,7 @@ static struct hstate *gmem_pool_hstate(unsigned int flags)
  * Return: the pool with one user, or an ERR_PTR:
  *
  * * -EINVAL: @size is not a multiple of the block, or the size of the block is
- *   not 2 MiB or 1 GiB
+ *   not 2 MiB or 1 GiB, or has fewer base pages than a unit
  * * -ENODEV: there is no pool of that size
  * * -ENOMEM: there are not as many free blocks, or the hugetlb cgroup has
  *   reached its limit

@@ -341,6 +341,10 @@ static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
 	struct gmem_block *block;
 	int err;
 
+	/* Who was killed while others zeroed theirs has no use for one. */
+	if (fatal_signal_pending(current))
+		return ERR_PTR(-EINTR);
+
 	block = kzalloc_obj(*block, GFP_KERNEL_ACCOUNT);
 	if (!block)
 		return ERR_PTR(-ENOMEM);
@@ -428,10 +432,7 @@ int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
 	if (mutex_lock_killable(&gi->populate_lock))
 		return -EINTR;
 	block = xa_load(&gi->blocks, index >> order);
-	/* Who was killed while others zeroed theirs has no use for one. */
-	if (!block && fatal_signal_pending(current))
-		block = ERR_PTR(-EINTR);
-	else if (!block)
+	if (!block)
 		block = gmem_block_take(gi, round_down(index, 1UL << order));
 	if (IS_ERR(block))
 		err = PTR_ERR(block);

@@ -148,6 +148,15 @@ static bool can_cut(struct kunit *test, const struct cut_pair *pair)
 	return true;
 }
 
+/* The next pair that can be cut */
+static bool next_cut(struct kunit *test, struct cut_pair *pair)
+{
+	while (next_pair(test, pair))
+		if (can_cut(test, pair))
+			return true;
+	return false;
+}
+
 static unsigned int expected_tables(struct kunit *test,
 				    const struct cut_pair *pair)
 {
@@ -642,8 +651,8 @@ static unsigned int count_pairs(struct kunit *test)
 	unsigned int num = 0;
 	struct cut_pair pair = {};
 
-	while (next_pair(test, &pair))
-		num += can_cut(test, &pair);
+	while (next_cut(test, &pair))
+		num++;
 	return num;
 }
 
@@ -658,9 +667,7 @@ static void cut_and_join(struct kunit *test, unsigned int rounds)
 	if (!num_pairs)
 		kunit_skip(test, "Test needs two page sizes");
 
-	while (next_pair(test, &pair)) {
-		if (!can_cut(test, &pair))
-			continue;
+	while (next_cut(test, &pair)) {
 		do_map(test, pair.va, pair.oa, pair.len);
 		start_reader(test, &reader, &pair);
 		for (i = 0; i <= rounds / num_pairs; i++) {
@@ -700,8 +707,8 @@ static void test_cut_by_unmap_is_seen(struct kunit *test)
 	struct cut_pair pair = {};
 	unsigned int i;
 
-	while (next_pair(test, &pair)) {
-		if (pair.hole_lg2 != priv->smallest_pgsz_lg2 || !can_cut(test, &pair))
+	while (next_cut(test, &pair)) {
+		if (pair.hole_lg2 != priv->smallest_pgsz_lg2)
 			continue;
 		do_map(test, pair.va, pair.oa, pair.len);
 		start_reader(test, &reader, &pair);
@@ -782,6 +789,14 @@ static bool is_dirty(struct kunit *test, pt_vaddr_t va)
 	return pt_walk_range(&range, __is_dirty, NULL);
 }
 
+static void expect_dirty(struct kunit *test, const struct cut_dirtier *dirtier)
+{
+	unsigned int i;
+
+	for (i = 0; i != ARRAY_SIZE(dirtier->va); i++)
+		KUNIT_EXPECT_TRUE(test, is_dirty(test, dirtier->va[i]));
+}
+
 static void cut_dirty(struct kunit *test, unsigned int rounds)
 {
 	struct kunit_cut_priv *cut = test->priv;
@@ -796,9 +811,7 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 		kunit_skip(test,
 			   "Page table features do not support dirty tracking");
 
-	while (next_pair(test, &pair)) {
-		if (!can_cut(test, &pair))
-			continue;
+	while (next_cut(test, &pair)) {
 		dirtier = (struct cut_dirtier){ .cut = cut, .pair = &pair };
 		dirtier.task = kthread_run(write_pages, &dirtier, "cut_dirtier");
 		KUNIT_ASSERT_FALSE(test, IS_ERR(dirtier.task));
@@ -819,9 +832,7 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 
 			KUNIT_EXPECT_EQ(test, dirtier.num,
 					ARRAY_SIZE(dirtier.va));
-			for (k = 0; k != ARRAY_SIZE(dirtier.va); k++)
-				KUNIT_EXPECT_TRUE(test,
-						  is_dirty(test, dirtier.va[k]));
+			expect_dirty(test, &dirtier);
 			/* How often the cut came first */
 			if (is_dirty(test, pair.hole_va))
 				dirty++;
@@ -829,9 +840,7 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 				clean++;
 
 			do_join(test, &pair);
-			for (k = 0; k != ARRAY_SIZE(dirtier.va); k++)
-				KUNIT_EXPECT_TRUE(test,
-						  is_dirty(test, dirtier.va[k]));
+			expect_dirty(test, &dirtier);
 			do_unmap(test, pair.va, pair.len);
 		}
 		kthread_stop(dirtier.task);
@@ -861,9 +870,7 @@ static void test_cut_keeps_clean(struct kunit *test)
 		kunit_skip(test,
 			   "Page table features do not support dirty tracking");
 
-	while (next_pair(test, &pair)) {
-		if (!can_cut(test, &pair))
-			continue;
+	while (next_cut(test, &pair)) {
 		do_map(test, pair.va, pair.oa, pair.len);
 		do_cut(test, pair.hole_va, pair.hole_len);
 		KUNIT_ASSERT_FALSE(test, is_dirty(test, pair.va));

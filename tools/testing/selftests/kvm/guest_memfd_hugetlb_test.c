@@ -595,20 +595,9 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 #define UNPOISON_PFN	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define UNPOISON_ROUNDS	10
 
-static bool unpoison(u64 pfn)
-{
-	int fd = open_path_or_exit(UNPOISON_PFN, O_WRONLY);
-	char text[32];
-	int len = snprintf(text, sizeof(text), "0x%lx", pfn);
-	bool done = write(fd, text, len) == len;
-
-	kvm_close(fd);
-	return done;
-}
-
 static long unpoison_job(void *pfn)
 {
-	return unpoison(*(u64 *)pfn);
+	return gmem_write_pfn(UNPOISON_PFN, *(u64 *)pfn);
 }
 
 /*
@@ -649,7 +638,7 @@ TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
 
 		/* Too late: the block is lost. */
 		gmem_punch_pages(fd, 0, self->nr_pages);
-		unpoison(pfn);
+		gmem_write_pfn(UNPOISON_PFN, pfn);
 		gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
 	}
 	EXPECT_POOL(-1, 0);
@@ -952,9 +941,8 @@ TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)
 {
 	int fd;
 
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 
 	fd = create(self, NR_BLOCKS);
 	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), NR_BLOCKS * self->block);
@@ -968,8 +956,7 @@ TEST_F(hugetlb, cgroup_is_charged_for_what_is_reserved_and_for_what_is_taken)
 	EXPECT_POOL(0, 0);
 	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
 
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
@@ -977,9 +964,8 @@ TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
 	int pipes[2], fd;
 	u8 *mem;
 
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 
 	ASSERT_EQ(pipe(pipes), 0);
 	fd = create(self, 1);
@@ -997,8 +983,7 @@ TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
 	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
 	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
 
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
@@ -1006,9 +991,8 @@ TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
 	u8 *mem;
 	int fd;
 
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 	hugetlb_cgroup_write(self->block, "rsvd.max", self->block);
 	hugetlb_cgroup_write(self->block, "max", 0);
 
@@ -1027,8 +1011,7 @@ TEST_F(hugetlb, limits_of_a_cgroup_are_kept)
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
 	EXPECT_POOL(0, 0);
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 #define EXPECT_CHARGED(_taken, _reserved) do {					\
@@ -1042,9 +1025,8 @@ TEST_F(hugetlb, block_in_place_of_one_that_waits_counts_for_both_limits)
 	int pipes[2], fd;
 	u8 *mem;
 
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 	hugetlb_cgroup_write(self->block, "rsvd.max", self->block);
 
 	ASSERT_EQ(pipe(pipes), 0);
@@ -1068,8 +1050,7 @@ TEST_F(hugetlb, block_in_place_of_one_that_waits_counts_for_both_limits)
 	EXPECT_POOL(0, 0);
 	EXPECT_CHARGED(0, 0);
 
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 /* The one that waits goes back while the one in its place is being zeroed. */
@@ -1082,9 +1063,8 @@ TEST_F(hugetlb, block_is_charged_once_though_it_is_taken_while_another_goes_back
 
 	if (!stall_is_supported())
 		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 
 	fd = create(self, 1);
 	mem = gmem_map_pages(fd, self->nr_pages);
@@ -1107,8 +1087,7 @@ TEST_F(hugetlb, block_is_charged_once_though_it_is_taken_while_another_goes_back
 	EXPECT_POOL(0, 0);
 	EXPECT_CHARGED(0, 0);
 
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 /* The charge of a block that is split goes to the parent. */
@@ -1116,9 +1095,8 @@ TEST_F(hugetlb, cgroup_can_be_removed_while_blocks_are_split)
 {
 	int fd;
 
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 	fd = create(self, 1);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
 	cgroup_enter(CGROUP_PARENT);
@@ -1250,9 +1228,8 @@ TEST_F(hugetlb, memory_cgroup_that_counts_no_huge_pages_is_not_charged)
 	long before;
 	int fd;
 
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.current", R_OK))
+	if (!cgroup_enter_new("memory.current"))
 		SKIP(return, "no memory cgroup");
-	cgroup_enter(CGROUP);
 	fd = create(self, NR_BLOCKS);
 	before = cgroup_read("memory.current");
 
@@ -1260,8 +1237,7 @@ TEST_F(hugetlb, memory_cgroup_that_counts_no_huge_pages_is_not_charged)
 	EXPECT_NEAR(cgroup_read("memory.current") - before, 0);
 
 	kvm_close(fd);
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 /* memory_failure() uncharges each page alone; so many that it can be seen. */
@@ -1769,8 +1745,7 @@ TEST_F(nodes, block_is_only_taken_from_a_node_that_the_cpuset_allows)
 	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->block);
 	EXPECT_TAKEN(0, 1);
 
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -6,6 +6,7 @@
 #define SELFTEST_KVM_GUEST_MEMFD_CGROUP_H
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <linux/sizes.h>
@@ -68,6 +69,25 @@ static inline void cgroup_enter(const char *cgroup)
 	file = fopen(path, "w");
 	TEST_ASSERT(file && fprintf(file, "%d", getpid()) > 0 && !fclose(file),
 		    "Cannot move to %s", cgroup);
+}
+
+/* Make the cgroup and enter it.  Return false if it has not got @file. */
+static inline bool cgroup_enter_new(const char *file)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), CGROUP "/%s", file);
+	if (mkdir(CGROUP, 0755) || access(path, R_OK))
+		return false;
+	cgroup_enter(CGROUP);
+	return true;
+}
+
+/* Leave and remove it.  Return what rmdir() does. */
+static inline int cgroup_leave(void)
+{
+	cgroup_enter(CGROUP_PARENT);
+	return rmdir(CGROUP);
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_CGROUP_H */

@@ -190,20 +190,30 @@ static inline void gmem_break_page(void *page)
 
 #define GMEM_CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 
+/* To one of the files of /sys/kernel/debug/hwpoison; with errno of the write. */
+static inline bool gmem_write_pfn(const char *path, u64 pfn)
+{
+	int fd = open_path_or_exit(path, O_WRONLY);
+	char text[32];
+	int err, len;
+	bool done;
+
+	len = snprintf(text, sizeof(text), "0x%lx\n", pfn);
+	done = write(fd, text, len) == len;
+	err = errno;
+	kvm_close(fd);
+	errno = err;
+	return done;
+}
+
 /*
  * The write may say EBUSY: memory_failure() counts a page that stays in the
  * page cache for its owner to deal with as one that it has failed with.
  */
 static inline void gmem_break_pfn(u64 pfn)
 {
-	int fd = open_path_or_exit(GMEM_CORRUPT_PFN, O_WRONLY);
-	char text[32];
-	int len;
-
-	len = snprintf(text, sizeof(text), "0x%lx\n", pfn);
-	TEST_ASSERT(write(fd, text, len) == len || errno == EBUSY,
+	TEST_ASSERT(gmem_write_pfn(GMEM_CORRUPT_PFN, pfn) || errno == EBUSY,
 		    "Cannot break a page, errno: %i (%s)", errno, strerror(errno));
-	kvm_close(fd);
 }
 
 static inline long gmem_break_pfn_job(void *pfn)

@@ -6,7 +6,6 @@
  * KVM's statistics tell how many leaves of each size there are.
  */
 #include <pthread.h>
-#include <sys/stat.h>
 
 #include "guest_memfd_cgroup.h"
 #include "guest_memfd_hugetlb.h"
@@ -502,15 +501,13 @@ TEST_F(huge, prefault_of_a_page_maps_the_block)
 
 TEST_F(huge, prefault_tells_that_no_block_can_be_had)
 {
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/hugetlb.2MB.current", R_OK))
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
 		SKIP(return, "no hugetlb cgroup");
-	cgroup_enter(CGROUP);
 	hugetlb_cgroup_write(variant->block, "max", 0);
 
 	EXPECT_EQ(prefault(self->vcpu, 0, 1), ENOSPC);
 
-	cgroup_enter(CGROUP_PARENT);
-	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(cgroup_leave(), 0);
 }
 
 #define NR_TRIES	10

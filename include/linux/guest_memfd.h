@@ -58,10 +58,16 @@ struct vm_area_struct;
 #define GUEST_MEMFD_HUGETLB		BIT(3)
 #define GUEST_MEMFD_HUGE_SHIFT		26
 #define GUEST_MEMFD_HUGE_MASK		(0x3fU << GUEST_MEMFD_HUGE_SHIFT)
+/*
+ * The kernel's direct map does not have the pages for as long as they are in the
+ * file, and whoever needs them there, as GUP does, fails.
+ */
+#define GUEST_MEMFD_NO_DIRECT_MAP	BIT(4)
 #define GUEST_MEMFD_FLAGS		(GUEST_MEMFD_MMAP | \
 					 GUEST_MEMFD_INIT_SHARED | \
 					 GUEST_MEMFD_TRACK_STATE | \
-					 GUEST_MEMFD_HUGETLB)
+					 GUEST_MEMFD_HUGETLB | \
+					 GUEST_MEMFD_NO_DIRECT_MAP)
 
 /**
  * enum guest_memfd_change_type - what is about to happen to a range
@@ -148,6 +154,7 @@ struct file *guest_memfd_create(const char *name, loff_t size,
 				const struct file_operations *fops,
 				const struct address_space_operations *aops,
 				void *private);
+bool guest_memfd_supports_no_direct_map(void);
 
 /* Building blocks for the creator's operations. */
 int guest_memfd_mmap(struct file *file, struct vm_area_struct *vma);

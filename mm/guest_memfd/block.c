@@ -8,9 +8,12 @@
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
 
 #include <trace/events/guest_memfd.h>
 
+#include "../internal.h"
 #include "internal.h"
 
 /**
@@ -50,6 +53,20 @@ static struct folio *gmem_block_get_huge(struct gmem_inode *gi, pgoff_t index)
 	return folio;
 }
 
+static void gmem_block_init_folio(struct gmem_inode *gi, struct folio *folio,
+				  pgoff_t index)
+{
+	/* By the allocator: nobody could zero it now. */
+	if (mapping_no_direct_map(gi->vfs_inode.i_mapping))
+		folio_mark_uptodate(folio);
+	/*
+	 * There is no other copy.  A clean folio without users would be
+	 * evicted by soft offlining, behind the back of every view.
+	 */
+	folio_mark_dirty(folio);
+	trace_guest_memfd_allocate(gi->vfs_inode.i_ino, index, &folio->page, 0);
+}
+
 /**
  * gmem_block_get_folio() - find the folio at an offset, or allocate it
  * @gi: the inode
@@ -57,7 +74,7 @@ static struct folio *gmem_block_get_huge(struct gmem_inode *gi, pgoff_t index)
  *
  * A new folio of its own is not zeroed and not marked up to date: hypervisors
  * that load a guest's first memory through their firmware fill it themselves.
- * Those of a block come zeroed.
+ * Those of a block, and those that are not in the direct map, come zeroed.
  *
  * Context: invalidate_lock held, at least shared; may sleep.
  * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM), or with
@@ -88,16 +105,116 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 		return folio;
 
 	VM_WARN_ON_ONCE(folio_test_large(folio));
-	/*
-	 * There is no other copy.  A clean folio without users would be
-	 * evicted by soft offlining, behind the back of every view.
-	 */
-	if (!folio_test_dirty(folio)) {
-		folio_mark_dirty(folio);
-		trace_guest_memfd_allocate(gi->vfs_inode.i_ino, index,
-					   &folio->page, 0);
-	}
+	if (!folio_test_dirty(folio))
+		gmem_block_init_folio(gi, folio, index);
 	return folio;
+}
+
+static struct folio *gmem_block_alloc_folio(struct gmem_inode *gi, pgoff_t index)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	struct mempolicy *policy;
+	struct folio *folio;
+
+	policy = mpol_shared_policy_lookup(&gi->policy, index);
+	folio = filemap_alloc_folio(mapping_gfp_mask(mapping), 0, policy);
+	mpol_cond_put(policy);
+	return folio;
+}
+
+/* As many as there is memory and room for: up to the next page that is there. */
+static unsigned int gmem_block_alloc_run(struct gmem_inode *gi,
+					 struct folio **folios, pgoff_t start,
+					 unsigned int max)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	unsigned int nr;
+
+	for (nr = 0; nr < max; nr++) {
+		if (xa_load(&mapping->i_pages, start + nr))
+			break;
+		folios[nr] = gmem_block_alloc_folio(gi, start + nr);
+		if (!folios[nr])
+			break;
+		cond_resched();
+	}
+
+	return nr;
+}
+
+/* Return how many pages from @start on are there now, or a negative errno. */
+static int gmem_block_add_run(struct gmem_inode *gi, struct folio **folios,
+			      pgoff_t start, unsigned int max)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	unsigned int i, nr;
+	int added;
+
+	if (xa_load(&mapping->i_pages, start))
+		return 1;
+
+	nr = gmem_block_alloc_run(gi, folios, start, max);
+	if (!nr)
+		return -ENOMEM;
+
+	added = filemap_add_folios(mapping, folios, nr, start,
+				   mapping_gfp_mask(mapping));
+	for (i = 0; i < nr; i++) {
+		if ((int)i < added) {
+			gmem_block_init_folio(gi, folios[i], start + i);
+			folio_unlock(folios[i]);
+		}
+		folio_put(folios[i]);
+	}
+
+	/* Somebody else was faster. */
+	return added == -EEXIST ? 1 : added;
+}
+
+/**
+ * gmem_block_add_folios() - allocate what is not there, many at a time
+ * @gi: the inode, whose pages are not in the direct map
+ * @start: first page, by offset
+ * @end: one past the last page
+ *
+ * One flush of the TLB for each run of pages that are not there, not one for
+ * each page.
+ *
+ * Context: invalidate_lock held, at least shared; may sleep.
+ * Return: 0, or -ENOMEM; what has been allocated stays.
+ */
+int gmem_block_add_folios(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
+{
+	struct folio **folios;
+	int ret = 0;
+
+	gmem_assert_locked(gi);
+
+	folios = kmalloc_objs(*folios, end - start);
+	if (!folios)
+		return -ENOMEM;
+
+	for (; start < end; start += ret) {
+		ret = gmem_block_add_run(gi, folios, start, end - start);
+		if (ret < 0)
+			break;
+	}
+
+	kfree(folios);
+	return min(ret, 0);
+}
+
+/*
+ * GUP-fast may have found a page in the page table before that was unmapped.  It
+ * looks at the mapping of the page and refuses; without a mapping, it would not.
+ * It runs with interrupts off, so it is done after a grace period.
+ */
+static void gmem_block_wait_for_gup(struct gmem_inode *gi, pgoff_t start,
+				    pgoff_t end)
+{
+	if (mapping_no_direct_map(gi->vfs_inode.i_mapping) &&
+	    gmem_exposed_run(gi, &start, &end))
+		synchronize_rcu();
 }
 
 /**
@@ -119,6 +236,7 @@ void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 	 * away the markers that memory_failure() leaves for a broken page.
 	 */
 	unmap_mapping_pages(mapping, start, end - start, true);
+	gmem_block_wait_for_gup(gi, start, end);
 	if (gi->pool) {
 		gmem_huge_remove(gi, start, end);
 		return;

@@ -311,17 +311,31 @@ void __init gmem_cache_init(void)
 	mapping_set_inaccessible(&gmem_waiting_mapping);
 }
 
+/*
+ * As filemap_remove_folio(), but the direct map has the page back, or not, when
+ * the whole block is joined.
+ */
+static void gmem_cache_delete_folio(struct address_space *mapping,
+				    struct folio *folio)
+{
+	xa_lock_irq(&mapping->i_pages);
+	__filemap_remove_folio(folio, NULL);
+	/* One reference and no mapping is what unpoison_memory() frees. */
+	WRITE_ONCE(folio->mapping, &gmem_waiting_mapping);
+	xa_unlock_irq(&mapping->i_pages);
+
+	if (mapping->a_ops->free_folio)
+		mapping->a_ops->free_folio(folio);
+	/* That of the page cache; the block has one. */
+	folio_put(folio);
+}
+
 static void gmem_cache_remove_folio(struct address_space *mapping,
 				    struct folio *folio)
 {
 	folio_lock(folio);
-	if (folio->mapping == mapping) {
-		/* One reference and no mapping is what unpoison_memory() frees. */
-		folio_get(folio);
-		filemap_remove_folio(folio);
-		WRITE_ONCE(folio->mapping, &gmem_waiting_mapping);
-		folio_put(folio);
-	}
+	if (folio->mapping == mapping)
+		gmem_cache_delete_folio(mapping, folio);
 	folio_unlock(folio);
 }
 

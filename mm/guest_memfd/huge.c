@@ -7,6 +7,7 @@
  * back when its range is punched or the inode goes away.  As long as somebody
  * still uses one of its pages, it waits for that, even without an inode.
  */
+#include <linux/direct_map.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/mempolicy.h>
@@ -80,6 +81,8 @@ struct gmem_pool {
  * @nr_frozen: how many pages are ready to be joined; the first that is not is
  *	still used by somebody
  * @ino: of the inode, which may be gone, for traces
+ * @no_direct_map: its pages leave the direct map while it is taken, all with one
+ *	step, and come back when it is joined
  * @waiting: on the list of those that wait to be joined
  * @borrowed: on the list of the pool, if nobody had reserved it
  */
@@ -92,6 +95,7 @@ struct gmem_block {
 	unsigned long nr_cached;
 	unsigned long nr_frozen;
 	unsigned long ino;
+	bool no_direct_map;
 	struct list_head waiting;
 	struct list_head borrowed;
 };
@@ -312,6 +316,31 @@ static void gmem_block_put_folio(struct gmem_block *block, struct folio *folio)
 	folio_put(folio);
 }
 
+static int gmem_block_zap(struct gmem_block *block, struct folio *folio)
+{
+	return block->no_direct_map ? folio_zap_direct_map(folio) : 0;
+}
+
+static void gmem_block_restore(struct gmem_block *block, struct page *page)
+{
+	if (block->no_direct_map)
+		direct_map_restore(page, gmem_pool_nr_pages(block->pool));
+}
+
+static int gmem_zap_and_split(struct gmem_block *block, struct folio *folio)
+{
+	int err;
+
+	err = gmem_block_zap(block, folio);
+	if (err)
+		return err;
+
+	err = hugetlb_split_folio(folio, &block->split);
+	if (err)
+		gmem_block_restore(block, &folio->page);
+	return err;
+}
+
 /* Zeroed as long as it is large and everybody can still get at its memory. */
 static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
 {
@@ -326,7 +355,7 @@ static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
 
 		guest_memfd_stall(GUEST_MEMFD_STALL_TAKEN);
 		folio_zero_user(folio, 0);
-		err = hugetlb_split_folio(folio, &block->split);
+		err = gmem_zap_and_split(block, folio);
 		if (err)
 			gmem_block_put_folio(block, folio);
 	}
@@ -352,6 +381,7 @@ static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
 	block->pool = pool;
 	block->index = index;
 	block->ino = gi->vfs_inode.i_ino;
+	block->no_direct_map = mapping_no_direct_map(gi->vfs_inode.i_mapping);
 
 	/* The entry first: afterwards nothing is left that can fail. */
 	err = xa_reserve(&gi->blocks, index >> gmem_pool_order(pool),
@@ -476,6 +506,8 @@ static bool gmem_block_join_locked(struct gmem_block *block)
 	if (joined) {
 		gmem_block_settle(block);
 		block->split.cgroup_rsvd = block->rsvd;
+		/* As long as each page says whether it is broken. */
+		gmem_block_restore(block, block->split.page);
 		hugetlb_join_folio(&block->split, block->spool);
 	}
 	memory_failure_release();

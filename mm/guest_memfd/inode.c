@@ -18,6 +18,7 @@
 #include <linux/pseudo_fs.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
+#include <linux/set_memory.h>
 #include <linux/slab.h>
 
 #define CREATE_TRACE_POINTS
@@ -90,6 +91,8 @@ static int gmem_populate(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 		/* A unit is part of one block, and all of that comes at once. */
 		if (gi->pool)
 			return gmem_huge_populate(gi, index);
+		if (mapping_no_direct_map(gi->vfs_inode.i_mapping))
+			return gmem_block_add_folios(gi, index, end);
 
 		folio = gmem_block_get_folio(gi, index);
 		if (IS_ERR(folio))
@@ -207,11 +210,13 @@ void guest_memfd_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "guest_memfd-size:\t%lld\n", i_size_read(inode));
 	seq_printf(m, "guest_memfd-block-size:\t%lu\n",
 		   PAGE_SIZE << gmem_block_order(gi));
-	seq_printf(m, "guest_memfd-flags:%s%s%s%s\n",
+	seq_printf(m, "guest_memfd-flags:%s%s%s%s%s\n",
 		   gi->flags & GUEST_MEMFD_MMAP ? "\tmmap" : "",
 		   gi->flags & GUEST_MEMFD_INIT_SHARED ? "\tinit-shared" : "",
 		   gi->flags & GUEST_MEMFD_TRACK_STATE ? "\ttrack-state" : "",
-		   gi->flags & GUEST_MEMFD_HUGETLB ? "\thugetlb" : "");
+		   gi->flags & GUEST_MEMFD_HUGETLB ? "\thugetlb" : "",
+		   gi->flags & GUEST_MEMFD_NO_DIRECT_MAP ?
+		   "\tno-direct-map" : "");
 	if (gi->pool)
 		gmem_pool_show(m, gi->pool);
 	seq_printf(m, "guest_memfd-allocated:\t%lu pages\n",
@@ -419,6 +424,21 @@ static const struct address_space_operations gmem_aops = {
 	.error_remove_folio	= guest_memfd_error_remove_folio,
 };
 
+/* The page is by itself and in the direct map again. */
+static void gmem_free_folio(struct folio *folio)
+{
+	/* But for one that is broken. */
+	if (!folio_test_hwpoison(folio))
+		folio_zero_range(folio, 0, folio_size(folio));
+}
+
+static const struct address_space_operations gmem_no_direct_map_aops = {
+	.dirty_folio		= noop_dirty_folio,
+	.migrate_folio		= guest_memfd_migrate_folio,
+	.error_remove_folio	= guest_memfd_error_remove_folio,
+	.free_folio		= gmem_free_folio,
+};
+
 /* The size, the owner and the mode are fixed at creation. */
 static int gmem_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 			struct iattr *attr)
@@ -447,12 +467,20 @@ static const struct inode_operations gmem_iops = {
  * Birth
  */
 
-static void gmem_init_mapping(struct address_space *mapping,
+static void gmem_init_mapping(struct address_space *mapping, unsigned int flags,
 			      const struct address_space_operations *aops)
 {
 	mapping->a_ops = aops ?: &gmem_aops;
 	mapping_set_gfp_mask(mapping, GFP_HIGHUSER);
 	mapping_set_inaccessible(mapping);
+	if (flags & GUEST_MEMFD_NO_DIRECT_MAP) {
+		mapping_set_no_direct_map(mapping);
+		/* There is no other time to do it. */
+		mapping_set_gfp_mask(mapping, GFP_HIGHUSER | __GFP_ZERO);
+		/* Pages of a block are zeroed when it is taken. */
+		if (!(flags & GUEST_MEMFD_HUGETLB))
+			mapping->a_ops = &gmem_no_direct_map_aops;
+	}
 	/* Unmovable mappings are supposed to be marked unevictable as well. */
 	WARN_ON_ONCE(!mapping_unevictable(mapping));
 }
@@ -492,7 +520,7 @@ static struct inode *gmem_create_inode(const char *name, loff_t size,
 	if (IS_ERR(inode))
 		return inode;
 
-	gmem_init_mapping(inode->i_mapping, aops);
+	gmem_init_mapping(inode->i_mapping, flags, aops);
 	err = gmem_init_inode(inode, size, flags);
 	if (err) {
 		iput(inode);
@@ -509,6 +537,18 @@ static struct inode *gmem_create_inode(const char *name, loff_t size,
 }
 
 /**
+ * guest_memfd_supports_no_direct_map() - is there %GUEST_MEMFD_NO_DIRECT_MAP?
+ *
+ * Context: any.
+ * Return: true if the kernel can take single pages out of its direct map.
+ */
+bool guest_memfd_supports_no_direct_map(void)
+{
+	return can_set_direct_map();
+}
+EXPORT_SYMBOL_GPL(guest_memfd_supports_no_direct_map);
+
+/**
  * guest_memfd_create() - make a guest_memfd
  * @name: what it is called in /proc/PID/fd and to security modules
  * @size: in bytes, page aligned and above 0; it never changes
@@ -522,10 +562,15 @@ static struct inode *gmem_create_inode(const char *name, loff_t size,
  * Nothing is allocated for the pages of the file until they are used.  With
  * %GUEST_MEMFD_HUGETLB the blocks that they will be in are reserved.
  *
+ * With %GUEST_MEMFD_NO_DIRECT_MAP pages are zeroed before they come into the
+ * file.  A ->free_folio of the caller's could not rely on the direct map, so
+ * there must be no @aops.
+ *
  * Context: may sleep.
  * Return: the file, or an ERR_PTR:
  *
  * * -EINVAL: @size is wrong, or a flag or a size of blocks unknown
+ * * -EOPNOTSUPP: the direct map cannot be changed here, or not with @aops
  * * -ENODEV: there is no pool of blocks of that size
  * * -ENOMEM: no memory, or not enough free blocks
  * * -ENOENT: the module of @fops is on its way out
@@ -546,6 +591,9 @@ struct file *guest_memfd_create(const char *name, loff_t size,
 		return ERR_PTR(-EINVAL);
 	if (flags & GUEST_MEMFD_HUGE_MASK && !(flags & GUEST_MEMFD_HUGETLB))
 		return ERR_PTR(-EINVAL);
+	if (flags & GUEST_MEMFD_NO_DIRECT_MAP &&
+	    (aops || !guest_memfd_supports_no_direct_map()))
+		return ERR_PTR(-EOPNOTSUPP);
 
 	/* __fput() puts it. */
 	if (!fops_get(fops))

@@ -131,6 +131,7 @@ bool gmem_exposed_run(struct gmem_inode *gi, pgoff_t *start, pgoff_t *end);
 
 /* block.c */
 struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index);
+int gmem_block_add_folios(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
 unsigned int gmem_block_order(const struct gmem_inode *gi);
 int gmem_block_refs(const struct gmem_inode *gi);
 void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end);

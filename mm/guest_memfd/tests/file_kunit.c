@@ -6,8 +6,10 @@
 #include <kunit/test.h>
 #include <linux/falloc.h>
 #include <linux/pagemap.h>
+#include <linux/set_memory.h>
 #include <linux/sizes.h>
 #include <linux/swap.h>
+#include <linux/vmalloc.h>
 
 #include "gmem_test.h"
 
@@ -273,6 +275,51 @@ static void pages_are_not_evicted(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 8, file->f_mapping->nrpages);
 }
 
+/* As a guest would write, which needs no direct map. */
+static void fill_by_another_address(struct kunit *test, struct page *page)
+{
+	void *addr = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, addr);
+	memset(addr, 0xa5, PAGE_SIZE);
+	vunmap(addr);
+}
+
+static void page_without_direct_map_leaves_zeroed(struct kunit *test)
+{
+	struct folio *folio;
+	struct file *file;
+
+	if (!guest_memfd_supports_no_direct_map())
+		kunit_skip(test, "the direct map cannot be changed");
+
+	file = test_file(test, UNIT, SHARED_FILE | GUEST_MEMFD_NO_DIRECT_MAP);
+	folio = hold_folio(test, file_inode(file), 2);
+	KUNIT_EXPECT_FALSE(test, kernel_page_present(&folio->page));
+	KUNIT_EXPECT_TRUE(test, folio_test_uptodate(folio));
+	fill_by_another_address(test, &folio->page);
+
+	KUNIT_ASSERT_EQ(test, 0, punch(file, 2, 3));
+	KUNIT_ASSERT_TRUE(test, kernel_page_present(&folio->page));
+	KUNIT_EXPECT_NULL(test, memchr_inv(folio_address(folio), 0, PAGE_SIZE));
+}
+
+/* Its ->free_folio could not rely on it. */
+static void file_without_direct_map_takes_no_operations(struct kunit *test)
+{
+	static const struct address_space_operations aops = {
+		.dirty_folio = noop_dirty_folio,
+	};
+	struct file *file;
+
+	file = guest_memfd_create("[kunit]", SZ_2M,
+				  SHARED_FILE | GUEST_MEMFD_NO_DIRECT_MAP,
+				  &test_fops, &aops, NULL);
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EOPNOTSUPP), file);
+	if (!IS_ERR(file))
+		fput(file);
+}
+
 static struct kunit_case file_test_cases[] = {
 	KUNIT_CASE(allocation_fills_the_range),
 	KUNIT_CASE(allocation_calls_no_view),
@@ -297,6 +344,8 @@ static struct kunit_case file_test_cases[] = {
 	KUNIT_CASE_PARAM(bad_size_is_refused, bad_size_gen_params),
 	KUNIT_CASE(unknown_flag_is_refused),
 	KUNIT_CASE(pages_are_not_evicted),
+	KUNIT_CASE(page_without_direct_map_leaves_zeroed),
+	KUNIT_CASE(file_without_direct_map_takes_no_operations),
 	{}
 };
 

@@ -424,7 +424,8 @@ static inline void open_env(struct env *env)
 	env->fd = -1;
 	env->mem = NULL;
 	if (!op->no_file)
-		env->fd = vm_create_guest_memfd(env->vm, file_size(env), op->flags);
+		env->fd = vm_create_guest_memfd(env->vm, file_size(env),
+						op->flags | gmem_default_flags());
 }
 
 static inline void close_env(struct env *env)

@@ -18,6 +18,7 @@
 #include <linux/kernel-page-flags.h>
 #include <linux/sizes.h>
 
+#include "guest_memfd_direct_map.h"
 #include "guest_memfd_hugetlb.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
@@ -55,9 +56,20 @@ static inline u64 gmem_whole_blocks(u64 nr_pages)
 	return (nr_pages + block_pages - 1) / block_pages * block_pages;
 }
 
+/*
+ * GUEST_MEMFD_NO_DIRECT_MAP=1 keeps them out of the direct map, which nobody is to
+ * notice who does not need them there.
+ */
+static inline u64 gmem_default_flags(void)
+{
+	return getenv("GUEST_MEMFD_NO_DIRECT_MAP") ?
+	       GUEST_MEMFD_FLAG_NO_DIRECT_MAP : 0;
+}
+
 /* A file of whole blocks, so it may be larger. */
 static inline int gmem_create_file(struct kvm_vm *vm, u64 size, u64 flags)
 {
+	flags |= gmem_default_flags();
 	if (gmem_has_blocks())
 		flags |= gmem_hugetlb_flag(gmem_block_size());
 	size = gmem_whole_blocks(size / GMEM_PAGE_SIZE) * GMEM_PAGE_SIZE;
@@ -68,9 +80,25 @@ static inline int gmem_create_file(struct kvm_vm *vm, u64 size, u64 flags)
 /* Tests have processes of their own, which may exit as well. */
 static struct {
 	struct gmem_pool_counts pool;
+	u64 missing;
 	unsigned long broken;
 	pid_t pid;
 } gmem_before_tests;
+
+/* A page that was broken stays out of the direct map. */
+static inline void gmem_check_direct_map(void)
+{
+	u64 want = gmem_before_tests.missing +
+		   (gmem_broken_kbytes() - gmem_before_tests.broken) / 4;
+
+	if (getpid() != gmem_before_tests.pid ||
+	    direct_map_missing_becomes(want) == want)
+		return;
+
+	ksft_print_msg("The direct map was not as before a second after the tests\n");
+	fflush(stdout);
+	_exit(KSFT_FAIL);
+}
 
 /* Only blocks with a page that was broken may be lost. */
 static inline void gmem_check_pool(void)
@@ -99,15 +127,22 @@ static inline void gmem_check_pool(void)
 	_exit(KSFT_FAIL);
 }
 
-/* The harness exits by itself; then the pool must be as it is now. */
+/*
+ * The harness exits by itself; then the pool must be as it is now, and the direct map
+ * if the files are kept out of it.
+ */
 static inline void gmem_check_pool_at_exit(void)
 {
+	gmem_before_tests.broken = gmem_broken_kbytes();
+	gmem_before_tests.pid = getpid();
+	if (gmem_default_flags() && !access(DIRECT_MAP_PROBE, R_OK)) {
+		gmem_before_tests.missing = direct_map_count_missing();
+		TEST_ASSERT(!atexit(gmem_check_direct_map), "atexit() failed");
+	}
 	if (!gmem_has_blocks())
 		return;
 
 	gmem_before_tests.pool = gmem_pool_count(gmem_block_size());
-	gmem_before_tests.broken = gmem_broken_kbytes();
-	gmem_before_tests.pid = getpid();
 	TEST_ASSERT(!atexit(gmem_check_pool), "atexit() failed");
 }
 

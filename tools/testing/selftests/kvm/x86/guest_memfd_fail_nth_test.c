@@ -37,7 +37,8 @@
 
 static int create(struct env *env)
 {
-	int fd = __vm_create_guest_memfd(env->vm, file_size(env), env->op->flags);
+	int fd = __vm_create_guest_memfd(env->vm, file_size(env),
+					 env->op->flags | gmem_default_flags());
 
 	if (fd < 0)
 		return errno;
@@ -74,7 +75,8 @@ static const struct op create_vmalloc = {
 
 static void prepare_close(struct env *env)
 {
-	env->fd = vm_create_guest_memfd(env->vm, file_size(env), env->op->flags);
+	env->fd = vm_create_guest_memfd(env->vm, file_size(env),
+					env->op->flags | gmem_default_flags());
 	env->mem = kvm_mmap(GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 			    env->fd);
 	gmem_poke(env->mem, 1);
@@ -713,7 +715,8 @@ static const struct op huge_punch = {
 
 static void prepare_huge_close(struct env *env)
 {
-	env->fd = vm_create_guest_memfd(env->vm, file_size(env), env->op->flags);
+	env->fd = vm_create_guest_memfd(env->vm, file_size(env),
+					env->op->flags | gmem_default_flags());
 	TEST_ASSERT_EQ(populate_block(env), 0);
 	gmem_pages_to_private(env->fd, block_pages(env) + 5, 8);
 	set_slot(env, TEST_GPA, env->op->nr_pages);
@@ -737,7 +740,8 @@ static void prepare_half_close(struct env *env)
 {
 	unsigned int n = 0;
 
-	env->fd = vm_create_guest_memfd(env->vm, file_size(env), env->op->flags);
+	env->fd = vm_create_guest_memfd(env->vm, file_size(env),
+					env->op->flags | gmem_default_flags());
 	/* Once there is a block, the third node of the page cache is too much. */
 	while (!fdinfo(env, "allocated")) {
 		n = fdinfo(env, "blocks") ? 3 : n + 1;
@@ -1067,4 +1071,8 @@ TEST_F(deferred, block_goes_back_though_nobody_gets_memory)
 	kvm_vm_free(vm);
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	return test_harness_run(argc, argv);
+}

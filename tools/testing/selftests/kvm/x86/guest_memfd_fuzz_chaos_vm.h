@@ -123,6 +123,7 @@ static enum fuzz_outcome chaos_replace(struct fuzz_thread *t, const u64 *r)
 	pthread_mutex_lock(&file->replace);
 	chaos_get_finished(finished);
 	fd = fuzz_create_file(file->nr_pages, GUEST_MEMFD_FLAG_MMAP |
+			      gmem_default_flags() |
 			      (r[1] & 1 ? GUEST_MEMFD_FLAG_INIT_SHARED : 0));
 	/* Blocks of files that were replaced, but are still held, are reserved. */
 	if (fd < 0 && errno == ENOMEM && gmem_has_blocks()) {
@@ -197,6 +198,7 @@ static void chaos_setup(u64 *seed)
 		pthread_mutex_init(&file->replace, NULL);
 
 		fd = fuzz_create_file(sizes[i], GUEST_MEMFD_FLAG_MMAP |
+				      gmem_default_flags() |
 				      GUEST_MEMFD_FLAG_INIT_SHARED);
 		file->fd = dup2(fd, CHAOS_FD + i);
 		TEST_ASSERT(fd >= 0 && file->fd == CHAOS_FD + i, "Cannot create a file");

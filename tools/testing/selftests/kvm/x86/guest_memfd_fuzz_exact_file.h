@@ -261,7 +261,7 @@ static enum fuzz_outcome exact_create_bad(struct fuzz_thread *t, const u64 *r)
 		size += 1 + r[4] % (MODEL_PAGE_SIZE - 1);
 		break;
 	default:
-		flags |= BIT_ULL(2 + r[4] % 62);
+		flags |= BIT_ULL(3 + r[4] % 61);
 		break;
 	}
 

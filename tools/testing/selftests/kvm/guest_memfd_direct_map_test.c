@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A guest_memfd whose pages are not in the kernel's direct map: each page of it
+ * is out for as long as it is in the file, no other page is, and what needs the
+ * direct map fails.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "guest_memfd_direct_map.h"
+#include "guest_memfd_util.h"
+#include "kvm_syscalls.h"
+#include "kvm_test_harness.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+#define NR_PAGES	(SZ_4M / GMEM_PAGE_SIZE)
+#define HIDDEN		(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED | \
+			 GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+
+static bool can_hide(struct kvm_vm *vm)
+{
+	return vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) &
+	       GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+}
+
+static struct kvm_vm *create_vm(void)
+{
+#ifdef __x86_64__
+	if (gmem_can_convert())
+		return vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+#endif
+	return vm_create_barebones();
+}
+
+/* To look at all memory takes a second. */
+static u64 missing_at_start;
+static unsigned long broken_at_start;
+
+/* As long as there is no file. */
+static u64 missing_now(void)
+{
+	return missing_at_start + (gmem_broken_kbytes() - broken_at_start) / 4;
+}
+
+/*
+ * A file that is all shared and empty.
+ */
+FIXTURE(hidden) {
+	struct kvm_vm *vm;
+	int fd;
+	u8 *mem;
+	u64 missing;
+	u64 pfn;
+};
+
+FIXTURE_SETUP(hidden)
+{
+	self->fd = -1;
+	if (access(DIRECT_MAP_PROBE, R_OK))
+		SKIP(return, "no CONFIG_DIRECT_MAP_PROBE");
+	self->vm = create_vm();
+	if (!can_hide(self->vm))
+		SKIP(return, "this machine cannot change its direct map");
+
+	self->missing = missing_now();
+	self->fd = gmem_create_file(self->vm, NR_PAGES * GMEM_PAGE_SIZE, HIDDEN);
+	self->mem = gmem_map_pages(self->fd, NR_PAGES);
+}
+
+static void drop_file(u8 *mem, int fd)
+{
+	kvm_munmap(mem, NR_PAGES * GMEM_PAGE_SIZE);
+	kvm_close(fd);
+}
+
+/* All memory is what it was before. */
+FIXTURE_TEARDOWN(hidden)
+{
+	if (self->fd >= 0) {
+		drop_file(self->mem, self->fd);
+		EXPECT_EQ(self->missing, direct_map_missing_becomes(self->missing));
+	}
+	kvm_vm_free(self->vm);
+}
+
+#define page(n)		(self->mem + (n) * GMEM_PAGE_SIZE)
+
+/* No other page of the system has left the direct map, and none of the file is in. */
+static bool exactly_the_file_is_out(u64 missing, int fd)
+{
+	return direct_map_count_missing() == missing + gmem_fdinfo(fd, "allocated");
+}
+
+#define EXPECT_EXACTLY_THE_FILE_IS_OUT() \
+	EXPECT_TRUE(exactly_the_file_is_out(self->missing, self->fd))
+
+static void populate(int fd, u64 first, u64 nr_pages)
+{
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, first * GMEM_PAGE_SIZE,
+		      nr_pages * GMEM_PAGE_SIZE);
+}
+
+/*
+ * Into the file
+ */
+
+TEST_F(hidden, empty_file_has_nothing_out)
+{
+	EXPECT_EQ(self->missing, direct_map_count_missing());
+}
+
+TEST_F(hidden, page_that_is_touched_is_out)
+{
+	EXPECT_FALSE(direct_map_has(gmem_pfn(page(3))));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+
+TEST_F(hidden, pages_that_are_allocated_are_out)
+{
+	populate(self->fd, 0, NR_PAGES);
+	EXPECT_LE(NR_PAGES, gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+
+/* The run of pages to allocate is cut in pieces by those that are there. */
+TEST_F(hidden, pages_that_are_allocated_around_others_are_out)
+{
+	gmem_poke(page(5), 0x55);
+	gmem_poke(page(6), 0x66);
+	gmem_poke(page(NR_PAGES - 1), 0x77);
+	populate(self->fd, 0, NR_PAGES);
+
+	EXPECT_EQ(gmem_whole_blocks(NR_PAGES), gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+	EXPECT_EQ(0x55, gmem_peek(page(5)));
+	EXPECT_EQ(0x66, gmem_peek(page(6)));
+	EXPECT_EQ(0x77, gmem_peek(page(NR_PAGES - 1)));
+}
+
+static void dirty_free_memory(size_t size)
+{
+	u8 *mem = kvm_mmap(size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	memset(mem, 0xaa, size);
+	kvm_munmap(mem, size);
+}
+
+static bool is_zeroed(const u8 *mem, size_t size)
+{
+	return !mem[0] && !memcmp(mem, mem + 1, size - 1);
+}
+
+TEST_F(hidden, pages_come_zeroed)
+{
+	dirty_free_memory(SZ_64M);
+	populate(self->fd, 0, NR_PAGES / 2);
+	EXPECT_TRUE(is_zeroed(self->mem, NR_PAGES * GMEM_PAGE_SIZE));
+}
+
+TEST_F(hidden, pages_come_with_one_flush_for_each_2m)
+{
+	u64 flushes = direct_map_flushes();
+	u64 size = gmem_whole_blocks(NR_PAGES) * GMEM_PAGE_SIZE;
+
+	populate(self->fd, 0, NR_PAGES);
+	EXPECT_EQ(flushes + size / max_t(u64, gmem_block_size(), SZ_2M),
+		  direct_map_flushes());
+}
+
+/*
+ * In the file
+ */
+
+TEST_F(hidden, user_space_reads_and_writes)
+{
+	gmem_stamp(page(7), 7);
+	gmem_forget_mapping(self->mem, NR_PAGES);
+	EXPECT_TRUE(gmem_has_stamp(page(7), 7));
+	EXPECT_FALSE(direct_map_has(gmem_pfn(page(7))));
+}
+
+TEST_F(hidden, kernel_reads_and_writes_by_address)
+{
+	u8 byte = 0x5a;
+	int fds[2];
+
+	ASSERT_EQ(0, pipe(fds));
+	gmem_poke(page(7), 0x77);
+	EXPECT_EQ(1, write(fds[1], page(7), 1));
+	EXPECT_EQ(1, read(fds[0], &byte, 1));
+	EXPECT_EQ(0x77, byte);
+	EXPECT_EQ(1, write(fds[1], &byte, 1));
+	EXPECT_EQ(1, read(fds[0], page(8), 1));
+	EXPECT_EQ(0x77, gmem_peek(page(8)));
+	close(fds[0]);
+	close(fds[1]);
+}
+
+#ifdef __x86_64__
+TEST_F(hidden, page_stays_out_when_it_is_converted)
+{
+	if (!gmem_can_convert())
+		SKIP(return, "no VM type with private memory");
+
+	gmem_stamp(page(3), 3);
+	self->pfn = gmem_pfn(page(3));
+
+	gmem_pages_to_private(self->fd, 0, 8);
+	EXPECT_FALSE(direct_map_has(self->pfn));
+	EXPECT_EQ(GMEM_SIGBUS, gmem_peek(page(3)));
+	gmem_pages_to_shared(self->fd, 0, 8);
+	EXPECT_EQ(self->pfn, gmem_pfn(page(3)));
+	EXPECT_FALSE(direct_map_has(self->pfn));
+	EXPECT_TRUE(gmem_has_stamp(page(3), 3));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+
+TEST_F(hidden, private_pages_that_are_allocated_are_out)
+{
+	if (!gmem_can_convert())
+		SKIP(return, "no VM type with private memory");
+
+	gmem_pages_to_private(self->fd, 0, NR_PAGES);
+	populate(self->fd, 0, NR_PAGES);
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+#endif
+
+/*
+ * Who needs the direct map
+ */
+
+TEST_F(hidden, vmsplice_fails)
+{
+	struct iovec iov = { .iov_base = page(3), .iov_len = 16 };
+	int fds[2];
+
+	ASSERT_EQ(0, pipe(fds));
+	gmem_poke(page(3), 3);
+	EXPECT_EQ(-1, vmsplice(fds[1], &iov, 1, 0));
+	EXPECT_EQ(EFAULT, errno);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+TEST_F(hidden, process_vm_readv_fails)
+{
+	u8 buf[16];
+	struct iovec local = { .iov_base = buf, .iov_len = sizeof(buf) };
+	struct iovec remote = { .iov_base = page(3), .iov_len = sizeof(buf) };
+
+	gmem_poke(page(3), 3);
+	EXPECT_EQ(-1, process_vm_readv(getpid(), &local, 1, &remote, 1, 0));
+	EXPECT_EQ(EFAULT, errno);
+}
+
+TEST_F(hidden, proc_pid_mem_fails)
+{
+	int fd = open_path_or_exit("/proc/self/mem", O_RDWR);
+	u8 byte = 0;
+
+	gmem_poke(page(3), 3);
+	EXPECT_EQ(-1, pread(fd, &byte, 1, (uintptr_t)page(3)));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-1, pwrite(fd, &byte, 1, (uintptr_t)page(3)));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(3, gmem_peek(page(3)));
+	close(fd);
+}
+
+/*
+ * Out of the file
+ */
+
+TEST_F(hidden, pages_that_are_punched_out_are_back)
+{
+	populate(self->fd, 0, NR_PAGES);
+	self->pfn = gmem_pfn(page(3));
+	gmem_punch_pages(self->fd, 0, NR_PAGES);
+	EXPECT_EQ(self->missing, direct_map_missing_becomes(self->missing));
+	EXPECT_TRUE(direct_map_has(self->pfn));
+}
+
+TEST_F(hidden, pages_beside_a_hole_stay_out)
+{
+	if (gmem_whole_blocks(1) >= NR_PAGES)
+		SKIP(return, "the file has one block");
+
+	populate(self->fd, 0, NR_PAGES);
+	gmem_poke(page(NR_PAGES - 1), 0x77);
+	gmem_punch_pages(self->fd, 0, 1);
+	EXPECT_EQ(gmem_whole_blocks(NR_PAGES) - gmem_whole_blocks(1),
+		  gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+	EXPECT_EQ(0x77, gmem_peek(page(NR_PAGES - 1)));
+}
+
+TEST_F(hidden, pages_are_out_as_long_as_they_are_mapped)
+{
+	gmem_poke(page(3), 3);
+	self->pfn = gmem_pfn(page(3));
+	kvm_close(self->fd);
+	EXPECT_FALSE(direct_map_has(self->pfn));
+	EXPECT_EQ(3, gmem_peek(page(3)));
+	kvm_munmap(self->mem, NR_PAGES * GMEM_PAGE_SIZE);
+	EXPECT_EQ(self->missing, direct_map_missing_becomes(self->missing));
+	EXPECT_TRUE(direct_map_has(self->pfn));
+	self->fd = -1;
+}
+
+/*
+ * The entries of the direct map
+ */
+
+static u64 large_entries(u64 block_size)
+{
+#ifdef __x86_64__
+	return proc_read_number("/proc/meminfo", block_size == SZ_1G ?
+				"DirectMap1G" : "DirectMap2M");
+#else
+	return 0;
+#endif
+}
+
+TEST_F(hidden, block_is_one_entry_out_and_back)
+{
+	int level = gmem_block_size() == SZ_1G ? DIRECT_MAP_PUD : DIRECT_MAP_PMD;
+	u64 entries;
+
+	if (!gmem_has_blocks())
+		SKIP(return, "needs GUEST_MEMFD_BLOCK");
+
+	/* 2 MiB of a larger entry split that, once. */
+	populate(self->fd, 0, NR_PAGES);
+	self->pfn = gmem_pfn(page(3));
+	if (direct_map_level(self->pfn) < level)
+		SKIP(return, "the direct map has no large entries here");
+	gmem_punch_pages(self->fd, 0, NR_PAGES);
+
+	entries = large_entries(gmem_block_size());
+	populate(self->fd, 0, NR_PAGES);
+	EXPECT_EQ(level, direct_map_level(gmem_pfn(page(3))));
+	EXPECT_FALSE(direct_map_has(gmem_pfn(page(3))));
+	EXPECT_EQ(entries, large_entries(gmem_block_size()));
+
+	gmem_punch_pages(self->fd, 0, NR_PAGES);
+	EXPECT_EQ(self->missing, direct_map_missing_becomes(self->missing));
+	EXPECT_EQ(level, direct_map_level(self->pfn));
+	EXPECT_EQ(entries, large_entries(gmem_block_size()));
+}
+
+/*
+ * Broken pages
+ */
+
+static void mend_page(u64 pfn)
+{
+	gmem_write_number("/sys/kernel/debug/hwpoison/unpoison-pfn", pfn);
+}
+
+TEST_F(hidden, broken_page_stays_out_until_it_is_mended)
+{
+	if (access(GMEM_CORRUPT_PFN, W_OK))
+		SKIP(return, "no CONFIG_HWPOISON_INJECT");
+	/* It cannot be replaced. */
+	if (gmem_block_size() == SZ_1G)
+		SKIP(return, "a block of a GiB would be lost");
+
+	populate(self->fd, 0, NR_PAGES);
+	self->pfn = gmem_pfn(page(3));
+	gmem_forget_mapping(self->mem, NR_PAGES);
+	gmem_break_pfn(self->pfn);
+	EXPECT_FALSE(direct_map_has(self->pfn));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+
+	gmem_punch_pages(self->fd, 0, NR_PAGES);
+	EXPECT_EQ(self->missing + 1,
+		  direct_map_missing_becomes(self->missing + 1));
+	EXPECT_FALSE(direct_map_has(self->pfn));
+
+	/* The block is lost either way, and its page says why. */
+	if (gmem_has_blocks()) {
+		self->missing++;
+		return;
+	}
+	mend_page(self->pfn);
+	EXPECT_TRUE(direct_map_has(self->pfn));
+}
+
+/*
+ * Where it cannot be had
+ */
+
+TEST(flag_is_advertised_or_refused)
+{
+	struct kvm_vm *vm = create_vm();
+	int fd = __vm_create_guest_memfd(vm, gmem_block_size(), HIDDEN);
+
+	if (can_hide(vm)) {
+		EXPECT_LE(0, fd);
+		close(fd);
+	} else {
+		EXPECT_EQ(-1, fd);
+		EXPECT_EQ(EOPNOTSUPP, errno);
+	}
+	kvm_vm_free(vm);
+}
+
+int main(int argc, char **argv)
+{
+	gmem_check_pool_at_exit();
+	broken_at_start = gmem_broken_kbytes();
+	if (!access(DIRECT_MAP_PROBE, R_OK))
+		missing_at_start = direct_map_count_missing();
+	return test_harness_run(argc, argv);
+}

@@ -285,54 +285,93 @@ static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)
 
 /*
  * A folio that can't be taken must not stand for what somebody else has reserved:
- * the owner of the reservation bears the loss.
+ * the owner of the reservation bears the loss.  Unless somebody holds the folio
+ * for a moment: it is not free yet, and so is not the reservation.
  */
-static void hugetlb_cancel_reservation(struct hstate *h,
+static bool hugetlb_cancel_reservation(struct folio *folio, struct hstate *h,
 				       struct hugepage_subpool *spool)
 {
-	spin_lock_irq(&spool->lock);
-	spool->min_hpages--;
-	spool->rsv_hpages--;
-	spin_unlock_irq(&spool->lock);
+	guard(spinlock_irq)(&hugetlb_lock);
 
-	spin_lock_irq(&hugetlb_lock);
+	if (!folio_test_hugetlb(folio) || folio_ref_count(folio))
+		return false;
+
+	/* Nobody else takes from @spool or gives back. */
+	scoped_guard(spinlock, &spool->lock) {
+		if (!spool->rsv_hpages)
+			return false;
+		spool->min_hpages--;
+		spool->rsv_hpages--;
+	}
 	h->resv_huge_pages--;
-	spin_unlock_irq(&hugetlb_lock);
+	return true;
 }
 
 /* The allocator takes back what is broken, and would give it out again. */
 static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
-			       struct hugepage_subpool *spool,
-			       unsigned long nr_broken)
+			       struct hugepage_subpool *spool)
 {
 	struct page *head = &folio->page;
 	struct zone *zone = page_zone(head);
 	unsigned long i;
 	int err;
 
-	hugetlb_tell_broken(folio, nr_broken);
-	folio_ref_unfreeze(folio, 1);
-
 	/* In the lists of a CPU they would not be found. */
 	zone_pcp_disable(zone);
 	folio_put(folio);
 	err = dissolve_free_hugetlb_folio(folio);
-	if (err && spool) {
-		hugetlb_cancel_reservation(h, spool);
+	if (err && spool && hugetlb_cancel_reservation(folio, h, spool))
 		err = dissolve_free_hugetlb_folio(folio);
-	}
 	for (i = 0; !err && i < pages_per_huge_page(h); i++)
 		if (PageHWPoison(head + i) && take_page_off_buddy(head + i))
 			page_ref_inc(head + i);
 	zone_pcp_enable(zone);
 }
 #else
+static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)
+{
+}
+
 static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
-			       struct hugepage_subpool *spool,
-			       unsigned long nr_broken)
+			       struct hugepage_subpool *spool)
 {
 }
 #endif
+
+/* memory_failure() is not waited for for ever: it may wait for the caller. */
+#define HUGETLB_RETURN_TRIES	100
+
+/**
+ * hugetlb_return_folio() - give a folio back that was not split
+ * @folio: from hugetlb_take_folio()
+ * @spool: the subpool whose reservation it takes with it, or NULL
+ *
+ * One that broke meanwhile is dissolved, as by hugetlb_join_folio().
+ *
+ * Context: process context, may sleep.  Nobody else takes from @spool or gives
+ * back.
+ */
+void hugetlb_return_folio(struct folio *folio, struct hugepage_subpool *spool)
+{
+	struct hstate *h = folio_hstate(folio);
+	unsigned int tries;
+
+	hugetlb_set_folio_subpool(folio, spool);
+	if (!folio_test_hwpoison(folio)) {
+		folio_put(folio);
+		return;
+	}
+
+	for (tries = 0; tries < HUGETLB_RETURN_TRIES; tries++) {
+		if (memory_failure_tryhold()) {
+			hugetlb_put_broken(folio, h, spool);
+			memory_failure_release();
+			return;
+		}
+		fsleep(1000);
+	}
+	folio_put(folio);
+}
 
 /**
  * hugetlb_join_folio() - put a hugetlb folio together again and give it back
@@ -372,10 +411,10 @@ void hugetlb_join_folio(struct hugetlb_split *split,
 	set_hugetlb_cgroup_rsvd(folio, split->cgroup_rsvd);
 	spin_unlock_irq(&hugetlb_lock);
 
-	if (nr_broken) {
-		hugetlb_put_broken(folio, h, spool, nr_broken);
-	} else {
-		folio_ref_unfreeze(folio, 1);
+	hugetlb_tell_broken(folio, nr_broken);
+	folio_ref_unfreeze(folio, 1);
+	if (nr_broken)
+		hugetlb_put_broken(folio, h, spool);
+	else
 		folio_put(folio);
-	}
 }

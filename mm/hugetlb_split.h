@@ -47,6 +47,7 @@ struct folio *hugetlb_take_folio(struct hstate *h,
 				 struct hugepage_subpool *spool,
 				 struct mempolicy_interpreted *mpoli);
 int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split);
+void hugetlb_return_folio(struct folio *folio, struct hugepage_subpool *spool);
 void hugetlb_join_folio(struct hugetlb_split *split,
 			struct hugepage_subpool *spool);
 

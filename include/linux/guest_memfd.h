@@ -155,6 +155,14 @@ struct file *guest_memfd_create(const char *name, loff_t size,
 				const struct address_space_operations *aops,
 				void *private);
 bool guest_memfd_supports_no_direct_map(void);
+#ifdef CONFIG_HUGETLB_SPLIT
+bool guest_memfd_supports_hugetlb(void);
+#else
+static inline bool guest_memfd_supports_hugetlb(void)
+{
+	return false;
+}
+#endif
 
 /* Building blocks for the creator's operations. */
 int guest_memfd_mmap(struct file *file, struct vm_area_struct *vma);

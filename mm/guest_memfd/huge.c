@@ -8,6 +8,7 @@
  * still uses one of its pages, it waits for that, even without an inode.
  */
 #include <linux/direct_map.h>
+#include <linux/export.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/mempolicy.h>
@@ -26,8 +27,10 @@
 #include "../internal.h"
 #include "internal.h"
 
-/* A folio that another user of the pool has not let go of yet is left alone. */
+/* A folio that breaks while it is zeroed is replaced. */
 #define GMEM_TAKE_TRIES		3
+/* Others that look at a folio by its frame number let go of it soon. */
+#define GMEM_SPLIT_TRIES	100
 
 /*
  * How often blocks that wait are looked at: they are back within a second of
@@ -143,6 +146,19 @@ static struct hstate *gmem_pool_hstate(unsigned int flags)
 }
 
 /**
+ * guest_memfd_supports_hugetlb() - is there %GUEST_MEMFD_HUGETLB?
+ *
+ * Context: any.
+ * Return: true if there is a size of huge pages that a file can have.
+ */
+bool guest_memfd_supports_hugetlb(void)
+{
+	return !IS_ERR(gmem_pool_hstate(ilog2(SZ_2M) << GUEST_MEMFD_HUGE_SHIFT)) ||
+	       !IS_ERR(gmem_pool_hstate(ilog2(SZ_1G) << GUEST_MEMFD_HUGE_SHIFT));
+}
+EXPORT_SYMBOL_GPL(guest_memfd_supports_hugetlb);
+
+/**
  * gmem_pool_create() - reserve the blocks of an inode
  * @size: of the file, in bytes
  * @flags: GUEST_MEMFD_*, with %GUEST_MEMFD_HUGETLB
@@ -252,7 +268,9 @@ static struct folio *gmem_take_folio(struct gmem_inode *gi, pgoff_t index)
 
 	mpol = mpol_shared_policy_lookup(&gi->policy, index) ?:
 	       get_task_policy(current);
+#ifdef CONFIG_NUMA
 	mpoli.mode = mpol->mode;
+#endif
 	mpoli.nid = mpol_node(mpol, index >> huge_page_order(h),
 			      htlb_alloc_mask(h), &mpoli.nodemask);
 	folio = hugetlb_take_folio(h, gi->pool->spool, &mpoli);
@@ -312,8 +330,7 @@ static void gmem_block_put_folio(struct gmem_block *block, struct folio *folio)
 
 	gmem_block_settle(block);
 	set_hugetlb_cgroup_rsvd(folio, block->rsvd);
-	hugetlb_set_folio_subpool(folio, block->spool);
-	folio_put(folio);
+	hugetlb_return_folio(folio, block->spool);
 }
 
 static int gmem_block_zap(struct gmem_block *block, struct folio *folio)
@@ -341,27 +358,46 @@ static int gmem_zap_and_split(struct gmem_block *block, struct folio *folio)
 	return err;
 }
 
+/* To put it back and take another would borrow that if this is not free at once. */
+static int gmem_split_folio(struct gmem_block *block, struct folio *folio)
+{
+	unsigned int tries;
+	int err = -EBUSY;
+
+	for (tries = 0; err == -EBUSY && tries < GMEM_SPLIT_TRIES; tries++) {
+		if (tries)
+			fsleep(1000);
+		err = gmem_zap_and_split(block, folio);
+		if (folio_test_hwpoison(folio))
+			break;
+	}
+
+	return err;
+}
+
 /* Zeroed as long as it is large and everybody can still get at its memory. */
 static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
 {
-	unsigned int tries;
 	struct folio *folio;
-	int err = -EBUSY;
+	unsigned int tries;
+	bool broken = true;
 
-	for (tries = 0; err == -EBUSY && tries < GMEM_TAKE_TRIES; tries++) {
+	for (tries = 0; broken && tries < GMEM_TAKE_TRIES; tries++) {
 		folio = gmem_block_take_folio(gi, block);
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);
 
 		guest_memfd_stall(GUEST_MEMFD_STALL_TAKEN);
 		folio_zero_user(folio, 0);
-		err = gmem_zap_and_split(block, folio);
-		if (err)
-			gmem_block_put_folio(block, folio);
+		if (!gmem_split_folio(block, folio))
+			return 0;
+
+		broken = folio_test_hwpoison(folio);
+		gmem_block_put_folio(block, folio);
 	}
 
 	/* A block that can't be had, for whatever reason. */
-	return err ? -ENOSPC : 0;
+	return -ENOSPC;
 }
 
 static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)

@@ -792,6 +792,50 @@ TEST_F(hugetlb, broken_block_is_a_loss_of_its_own_file_only)
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
 }
 
+/* The same before it is in the file: it is the first in the pool. */
+TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_only)
+{
+	struct gmem_pool_counts want = {};
+	static struct job taker;
+	u8 *mem, *other_mem;
+	static int fd;
+	int other;
+	u64 pfn;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
+
+	gmem_pool_write(self->block, "nr_hugepages", 1 + NR_BLOCKS);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	other = create(self, NR_BLOCKS);
+	other_mem = gmem_map_pages(other, NR_BLOCKS * self->nr_pages);
+	pfn = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+
+	stall_arm("taken");
+	job_start(&taker, allocate_job, &fd);
+	ASSERT_TRUE(stall_is_reached("taken"));
+	gmem_break_pfn(pfn);
+	stall_release("taken");
+	EXPECT_EQ(job_wait(&taker), -1);
+	want.nr = NR_BLOCKS;
+	want.free = NR_BLOCKS;
+	want.resv = NR_BLOCKS;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+
+	EXPECT_EQ(gmem_peek(other_mem), 0);
+	EXPECT_EQ(gmem_peek(other_mem + self->block), 0);
+
+	kvm_munmap(other_mem, NR_BLOCKS * self->block);
+	kvm_close(other);
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	want.resv = 0;
+	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
+	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
 /* Lowered while they are in use, and while they are reserved. */
 TEST_F(hugetlb, surplus_block_that_is_reserved_stays_in_the_pool)
 {
@@ -855,6 +899,30 @@ TEST_F(hugetlb, blocks_beyond_the_pool_are_surplus_until_they_are_back)
 
 	gmem_pool_write(self->block, "nr_overcommit_hugepages", overcommit);
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
+/* Surplus that was allocated in vain has not been in use. */
+TEST_F(hugetlb, creation_that_fails_leaves_the_count_of_pages_in_use)
+{
+	long overcommit, huge;
+	u8 *mem;
+
+	if (self->block != SZ_2M)
+		SKIP(return, "there is no surplus of 1 GiB pages");
+
+	/* A count below 0 would be shown as 0. */
+	mem = kvm_mmap(NR_BLOCKS * SZ_2M, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1);
+	huge = gmem_vmstat("nr_hugetlb");
+	overcommit = gmem_pool_read(self->block, "nr_overcommit_hugepages");
+	gmem_pool_write(self->block, "nr_overcommit_hugepages", 1);
+
+	EXPECT_CREATE_FAILS((self->before.free + 2) * self->block,
+			    gmem_hugetlb_flag(self->block), ENOMEM);
+	EXPECT_EQ(gmem_vmstat("nr_hugetlb"), huge);
+
+	gmem_pool_write(self->block, "nr_overcommit_hugepages", overcommit);
+	kvm_munmap(mem, NR_BLOCKS * SZ_2M);
 }
 
 /* The program's own code is mapped meanwhile, too. */

@@ -77,8 +77,13 @@ static inline bool cgroup_enter_new(const char *file)
 	char path[128];
 
 	snprintf(path, sizeof(path), CGROUP "/%s", file);
-	if (mkdir(CGROUP, 0755) || access(path, R_OK))
+	/* A test that failed may have left its own. */
+	rmdir(CGROUP);
+	TEST_ASSERT(!mkdir(CGROUP, 0755), "Cannot make " CGROUP);
+	if (access(path, R_OK)) {
+		rmdir(CGROUP);
 		return false;
+	}
 	cgroup_enter(CGROUP);
 	return true;
 }

@@ -9,7 +9,6 @@
 #include <linux/atomic.h>
 #include <linux/direct_map.h>
 #include <linux/highmem.h>
-#include <linux/hugetlb.h>
 #include <linux/kasan.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
@@ -59,8 +58,13 @@ int direct_map_zap_noflush(struct direct_map_batch *batch, struct page *page,
 
 	err = set_direct_map_valid_noflush(page, nr_pages, false);
 	if (err) {
-		/* Those in front of the failure; there is nothing left to split. */
-		WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages, true));
+		/*
+		 * Those in front of the failure, if there are any: then what is
+		 * behind them had only to be changed.
+		 */
+		if (!kernel_page_present(page))
+			WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages,
+								  true));
 		return err;
 	}
 
@@ -108,16 +112,6 @@ int direct_map_zap(struct page *page, unsigned long nr_pages)
 }
 
 #ifdef CONFIG_MEMORY_FAILURE
-static bool direct_map_is_broken(struct page *page)
-{
-#ifdef CONFIG_HUGETLB_PAGE
-	/* The flag says that some page of the folio is. */
-	if (PageHuge(page))
-		return is_raw_hwpoison_page_in_hugepage(page);
-#endif
-	return PageHWPoison(page);
-}
-
 /* The first page from @i on that is broken, or @nr_pages. */
 static unsigned long direct_map_next_broken(struct page *page, unsigned long i,
 					    unsigned long nr_pages)
@@ -127,7 +121,7 @@ static unsigned long direct_map_next_broken(struct page *page, unsigned long i,
 		return nr_pages;
 
 	for (; i < nr_pages; i++)
-		if (direct_map_is_broken(page + i))
+		if (PageHWPoison(page + i))
 			break;
 	return i;
 }
@@ -169,7 +163,10 @@ static int direct_map_restore_healthy(struct page *page, unsigned long nr_pages)
  *
  * Cannot fail: the entries have the size that they had when the pages were
  * taken out, or have been split since.  No TLB knows an entry that is not
- * present, so nothing is flushed.
+ * present, so nothing is flushed; where one may, as on riscv without Svvptc, it
+ * is set_direct_map_valid_noflush() that flushes.
+ *
+ * It is the pages that say whether they are broken: those of a hugetlb folio can't.
  *
  * Context: may sleep.
  */

@@ -8,7 +8,6 @@
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
-#include <linux/rcupdate.h>
 #include <linux/slab.h>
 
 #include <trace/events/guest_memfd.h>
@@ -204,19 +203,6 @@ int gmem_block_add_folios(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 	return min(ret, 0);
 }
 
-/*
- * GUP-fast may have found a page in the page table before that was unmapped.  It
- * looks at the mapping of the page and refuses; without a mapping, it would not.
- * It runs with interrupts off, so it is done after a grace period.
- */
-static void gmem_block_wait_for_gup(struct gmem_inode *gi, pgoff_t start,
-				    pgoff_t end)
-{
-	if (mapping_no_direct_map(gi->vfs_inode.i_mapping) &&
-	    gmem_exposed_run(gi, &start, &end))
-		synchronize_rcu();
-}
-
 /**
  * gmem_block_remove() - free the folios of a range
  * @gi: the inode
@@ -236,7 +222,6 @@ void gmem_block_remove(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 	 * away the markers that memory_failure() leaves for a broken page.
 	 */
 	unmap_mapping_pages(mapping, start, end - start, true);
-	gmem_block_wait_for_gup(gi, start, end);
 	if (gi->pool) {
 		gmem_huge_remove(gi, start, end);
 		return;

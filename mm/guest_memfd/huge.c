@@ -84,8 +84,8 @@ struct gmem_pool {
  * @nr_frozen: how many pages are ready to be joined; the first that is not is
  *	still used by somebody
  * @ino: of the inode, which may be gone, for traces
- * @no_direct_map: its pages leave the direct map while it is taken, all with one
- *	step, and come back when it is joined
+ * @zapped: its pages have left the direct map, all with one step, and come back
+ *	with one when it is joined
  * @waiting: on the list of those that wait to be joined
  * @borrowed: on the list of the pool, if nobody had reserved it
  */
@@ -98,7 +98,7 @@ struct gmem_block {
 	unsigned long nr_cached;
 	unsigned long nr_frozen;
 	unsigned long ino;
-	bool no_direct_map;
+	bool zapped;
 	struct list_head waiting;
 	struct list_head borrowed;
 };
@@ -333,42 +333,18 @@ static void gmem_block_put_folio(struct gmem_block *block, struct folio *folio)
 	hugetlb_return_folio(folio, block->spool);
 }
 
-static int gmem_block_zap(struct gmem_block *block, struct folio *folio)
-{
-	return block->no_direct_map ? folio_zap_direct_map(folio) : 0;
-}
-
-static void gmem_block_restore(struct gmem_block *block, struct page *page)
-{
-	if (block->no_direct_map)
-		direct_map_restore(page, gmem_pool_nr_pages(block->pool));
-}
-
-static int gmem_zap_and_split(struct gmem_block *block, struct folio *folio)
-{
-	int err;
-
-	err = gmem_block_zap(block, folio);
-	if (err)
-		return err;
-
-	err = hugetlb_split_folio(folio, &block->split);
-	if (err)
-		gmem_block_restore(block, &folio->page);
-	return err;
-}
-
 /* To put it back and take another would borrow that if this is not free at once. */
 static int gmem_split_folio(struct gmem_block *block, struct folio *folio)
 {
 	unsigned int tries;
 	int err = -EBUSY;
 
-	for (tries = 0; err == -EBUSY && tries < GMEM_SPLIT_TRIES; tries++) {
+	for (tries = 0; tries < GMEM_SPLIT_TRIES; tries++) {
 		if (tries)
 			fsleep(1000);
-		err = gmem_zap_and_split(block, folio);
-		if (folio_test_hwpoison(folio))
+		err = hugetlb_split_folio(folio, &block->split);
+		if (err != -EBUSY || folio_test_hwpoison(folio) ||
+		    fatal_signal_pending(current))
 			break;
 	}
 
@@ -417,7 +393,6 @@ static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)
 	block->pool = pool;
 	block->index = index;
 	block->ino = gi->vfs_inode.i_ino;
-	block->no_direct_map = mapping_no_direct_map(gi->vfs_inode.i_mapping);
 
 	/* The entry first: afterwards nothing is left that can fail. */
 	err = xa_reserve(&gi->blocks, index >> gmem_pool_order(pool),
@@ -449,6 +424,14 @@ static int gmem_block_fill(struct gmem_inode *gi, struct gmem_block *block)
 	unsigned long i;
 	int err;
 
+	/* Zeroed, and nobody has found a page of it yet. */
+	if (mapping_no_direct_map(mapping) && !block->zapped) {
+		err = direct_map_zap(block->split.page, nr_pages);
+		if (err)
+			return err;
+		block->zapped = true;
+	}
+
 	for (i = block->nr_cached; i < nr_pages; i += XA_CHUNK_SIZE) {
 		err = gmem_cache_add(mapping, block->split.page + i,
 				     block->index + i);
@@ -479,7 +462,8 @@ static bool gmem_block_is_full(const struct gmem_block *block)
  *
  * * -ENOSPC: no block is left on the nodes allowed by the policy, a cgroup has
  *   reached its limit, or there is no memory for the struct pages of the block
- * * -ENOMEM: no memory for what finds the pages
+ * * -ENOMEM: no memory for what finds the pages, or to split an entry of the
+ *   direct map
  * * -EINTR: a fatal signal is pending
  */
 int gmem_huge_populate(struct gmem_inode *gi, pgoff_t index)
@@ -543,7 +527,9 @@ static bool gmem_block_join_locked(struct gmem_block *block)
 		gmem_block_settle(block);
 		block->split.cgroup_rsvd = block->rsvd;
 		/* As long as each page says whether it is broken. */
-		gmem_block_restore(block, block->split.page);
+		if (block->zapped)
+			direct_map_restore(block->split.page,
+					   gmem_pool_nr_pages(pool));
 		hugetlb_join_folio(&block->split, block->spool);
 	}
 	memory_failure_release();

@@ -8,6 +8,7 @@
  * cannot get a reference and looks elsewhere.
  */
 #include <linux/bitops.h>
+#include <linux/delay.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/memcontrol.h>

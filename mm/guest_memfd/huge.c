@@ -7,6 +7,7 @@
  * back when its range is punched or the inode goes away.  As long as somebody
  * still uses one of its pages, it waits for that, even without an inode.
  */
+#include <linux/delay.h>
 #include <linux/direct_map.h>
 #include <linux/export.h>
 #include <linux/hugetlb.h>

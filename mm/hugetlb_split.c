@@ -308,25 +308,38 @@ static bool hugetlb_cancel_reservation(struct folio *folio, struct hstate *h,
 	return true;
 }
 
-/* The allocator takes back what is broken, and would give it out again. */
 static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
 			       struct hugepage_subpool *spool)
 {
-	struct page *head = &folio->page;
-	struct zone *zone = page_zone(head);
-	unsigned long i;
-	int err;
-
-	/* In the lists of a CPU they would not be found. */
-	zone_pcp_disable(zone);
 	folio_put(folio);
-	err = dissolve_free_hugetlb_folio(folio);
-	if (err && spool && hugetlb_cancel_reservation(folio, h, spool))
-		err = dissolve_free_hugetlb_folio(folio);
-	for (i = 0; !err && i < pages_per_huge_page(h); i++)
-		if (PageHWPoison(head + i) && take_page_off_buddy(head + i))
-			page_ref_inc(head + i);
-	zone_pcp_enable(zone);
+	if (dissolve_free_hugetlb_folio(folio) && spool &&
+	    hugetlb_cancel_reservation(folio, h, spool))
+		dissolve_free_hugetlb_folio(folio);
+}
+
+/**
+ * hugetlb_free_healthy() - give a folio to the allocator but for what is broken
+ * @folio: frozen, and no longer of hugetlb; each page says whether it is broken
+ *
+ * The allocator sees pages one by one.  As part of a larger one, it would write
+ * to a broken page, which need not be in the direct map, and give it out again.
+ * Each keeps one reference instead, as if memory_failure() had taken it.
+ *
+ * Context: any.
+ */
+void hugetlb_free_healthy(struct folio *folio)
+{
+	unsigned long i, nr_pages = folio_nr_pages(folio);
+	struct page *head = &folio->page;
+
+	hugetlb_split_pages(folio);
+	for (i = 0; i < nr_pages; i++)
+		set_page_refcounted(head + i);
+	__free_contig_range(page_to_pfn(head), nr_pages);
+
+	for (i = 0; i < nr_pages; i++)
+		if (PageHWPoison(head + i))
+			set_page_refcounted(head + i);
 }
 #else
 static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)

@@ -50,5 +50,6 @@ int hugetlb_split_folio(struct folio *folio, struct hugetlb_split *split);
 void hugetlb_return_folio(struct folio *folio, struct hugepage_subpool *spool);
 void hugetlb_join_folio(struct hugetlb_split *split,
 			struct hugepage_subpool *spool);
+void hugetlb_free_healthy(struct folio *folio);
 
 #endif /* _MM_HUGETLB_SPLIT_H */

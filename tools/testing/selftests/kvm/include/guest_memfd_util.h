@@ -135,7 +135,8 @@ static inline void gmem_check_pool_at_exit(void)
 {
 	gmem_before_tests.broken = gmem_broken_kbytes();
 	gmem_before_tests.pid = getpid();
-	if (gmem_default_flags() && !access(DIRECT_MAP_PROBE, R_OK)) {
+	if (gmem_default_flags() && !access(DIRECT_MAP_PROBE, R_OK) &&
+	    direct_map_has_free_pages()) {
 		gmem_before_tests.missing = direct_map_count_missing();
 		TEST_ASSERT(!atexit(gmem_check_direct_map), "atexit() failed");
 	}

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "guest_memfd_fail_nth.h"
 #include "guest_memfd_hugetlb.h"
@@ -293,6 +294,36 @@ static const struct op syscall_fault = {
 	.done = syscall_written,
 	.errors = { EFAULT },
 	.may_populate = true,
+};
+
+/* memfd_secret(), whose pages leave the direct map as those of a hidden file do */
+
+static void prepare_secret(struct env *env)
+{
+	env->fd = syscall(__NR_memfd_secret, 0);
+	TEST_ASSERT(env->fd >= 0 && !ftruncate(env->fd, GMEM_PAGE_SIZE),
+		    "No memfd_secret()");
+	remap(env);
+}
+
+static int secret_touch(struct env *env)
+{
+	return pread(env->injector->nth_fd, env->mem, 8, 0) < 0 ? errno : 0;
+}
+
+static void secret_written(struct env *env)
+{
+	unmap(env);
+	kvm_close(env->fd);
+}
+
+static const struct op secret_fault = {
+	.nr_pages = 1,
+	.no_file = true,
+	.prepare = prepare_secret,
+	.run = secret_touch,
+	.done = secret_written,
+	.errors = { EFAULT },
 };
 
 /* fallocate */
@@ -873,6 +904,7 @@ OPERATION(mmap, mmap_op);
 OPERATION(write_fault, write_fault);
 OPERATION(read_fault_around, read_fault);
 OPERATION(fault_in_a_system_call, syscall_fault);
+OPERATION(secret_fault, secret_fault);
 OPERATION(populate, populate_op);
 OPERATION(punch, punch_op);
 OPERATION(fdinfo, fdinfo_op);
@@ -1069,6 +1101,61 @@ TEST_F(deferred, block_goes_back_though_nobody_gets_memory)
 	close(filters[0]);
 	close(filters[1]);
 	kvm_vm_free(vm);
+}
+
+/*
+ * Large entries of the direct map that cannot be split
+ */
+FIXTURE(hidden) {
+	struct injector injector;
+	struct kvm_vm *vm;
+	u64 missing;
+	int fd;
+};
+
+#define HIDDEN_RUNS	24
+/* For the array of folios and each of them; then the entries are to be split. */
+#define ALLOCS_BEFORE	(UNIT + 1)
+
+FIXTURE_SETUP(hidden)
+{
+	SETUP_INJECTION(&self->injector);
+	self->fd = -1;
+	if (access(DIRECT_MAP_PROBE, R_OK))
+		SKIP(return, "no CONFIG_DIRECT_MAP_PROBE");
+	self->vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	self->missing = direct_map_count_missing();
+	self->fd = vm_create_guest_memfd(self->vm, HIDDEN_RUNS * SZ_2M, SHARED_FILE |
+					 GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+}
+
+FIXTURE_TEARDOWN(hidden)
+{
+	inject_teardown(&self->injector);
+	if (self->fd < 0)
+		return;
+	kvm_close(self->fd);
+	kvm_vm_free(self->vm);
+	EXPECT_EQ(self->missing, direct_map_missing_becomes(self->missing));
+}
+
+/*
+ * Each time with memory that was never out: what comes back is not put together
+ * again.  A run that ends early goes on with the next page.
+ */
+TEST_F(hidden, run_of_pages_that_fails_leaves_no_hole)
+{
+	unsigned int i, nr_injected = 0;
+
+	for (i = 0; i < HIDDEN_RUNS; i++) {
+		inject_start(&self->injector, ONE_FAILS, ALLOCS_BEFORE + 1 + i % 4);
+		if (fallocate(self->fd, FALLOC_FL_KEEP_SIZE, i * SZ_2M, SZ_2M))
+			EXPECT_EQ(ENOMEM, errno);
+		nr_injected += inject_stop(&self->injector);
+	}
+	EXPECT_LT(0, nr_injected);
+	EXPECT_EQ(self->missing + gmem_fdinfo(self->fd, "allocated"),
+		  direct_map_count_missing());
 }
 
 int main(int argc, char **argv)

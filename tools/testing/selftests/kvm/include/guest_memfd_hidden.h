@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A guest_memfd whose pages are not in the kernel's direct map.
+ */
+#ifndef SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H
+#define SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H
+
+#include "guest_memfd_util.h"
+#include "kvm_util.h"
+
+#define HIDDEN		(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED | \
+			 GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+
+static inline bool can_hide(struct kvm_vm *vm)
+{
+	return vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) &
+	       GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+}
+
+/* With private memory, if there is such a type. */
+static inline struct kvm_vm *create_vm(void)
+{
+#ifdef __x86_64__
+	if (gmem_can_convert())
+		return vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+#endif
+	return vm_create_barebones();
+}
+
+#endif /* SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H */

@@ -5,7 +5,6 @@
  * reaches nobody.  What goes by the user address works.
  */
 #define _GNU_SOURCE
-#include <elf.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
@@ -15,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <linux/elf.h>
 #include <linux/stddef.h>
 #include <linux/io_uring.h>
 
@@ -78,11 +78,12 @@ FIXTURE_TEARDOWN(user)
 }
 
 /*
- * By the user address
+ * By the user address, of a page that is mapped there and of one that is not
  */
 
 TEST_F(user, kernel_reads_and_writes_by_address)
 {
+	u8 *new = self->mem + 8 * GMEM_PAGE_SIZE;
 	u8 byte = 0x5a;
 
 	gmem_poke(self->mem, 0x77);
@@ -90,8 +91,8 @@ TEST_F(user, kernel_reads_and_writes_by_address)
 	EXPECT_EQ(1, read(self->fds[0], &byte, 1));
 	EXPECT_EQ(0x77, byte);
 	EXPECT_EQ(1, write(self->fds[1], &byte, 1));
-	EXPECT_EQ(1, read(self->fds[0], self->mem + 1, 1));
-	EXPECT_EQ(0x77, gmem_peek(self->mem + 1));
+	EXPECT_EQ(1, read(self->fds[0], new, 1));
+	EXPECT_EQ(0x77, gmem_peek(new));
 }
 
 /* One request at a time. */
@@ -147,6 +148,7 @@ static int uring_do(struct uring *ring, u8 opcode, int fd, void *addr, u32 len)
 
 TEST_F(user, io_uring_reads_and_writes_by_address)
 {
+	u8 *new = self->mem + 8 * GMEM_PAGE_SIZE;
 	struct uring ring;
 	u8 byte = 0x5a;
 
@@ -157,9 +159,8 @@ TEST_F(user, io_uring_reads_and_writes_by_address)
 	EXPECT_EQ(1, read(self->fds[0], &byte, 1));
 	EXPECT_EQ(0x77, byte);
 	EXPECT_EQ(1, write(self->fds[1], &byte, 1));
-	EXPECT_EQ(1, uring_do(&ring, IORING_OP_READ, self->fds[0],
-			      self->mem + 1, 1));
-	EXPECT_EQ(0x77, gmem_peek(self->mem + 1));
+	EXPECT_EQ(1, uring_do(&ring, IORING_OP_READ, self->fds[0], new, 1));
+	EXPECT_EQ(0x77, gmem_peek(new));
 	uring_close(&ring);
 }
 
@@ -406,8 +407,8 @@ TEST_F(user, core_dump_does_not_have_the_content)
 /* Where /proc/kcore has the page in the direct map. */
 static off_t kcore_offset(int fd, u64 pfn)
 {
-	Elf64_Ehdr ehdr;
-	Elf64_Phdr phdr;
+	struct elf64_hdr ehdr;
+	struct elf64_phdr phdr;
 	u64 addr = pfn * GMEM_PAGE_SIZE;
 	int i;
 
@@ -445,63 +446,6 @@ TEST_F(user, kcore_reads_as_zeroes)
 	EXPECT_TRUE(gmem_has_stamp(buf, KNOWN));
 	kcore_read(buf, gmem_pfn(self->page));
 	EXPECT_EQ(0, memcmp(buf, zeroes, sizeof(buf)));
-}
-
-/*
- * Hibernation
- */
-#define POWER_STATE	"/sys/power/state"
-#define PM_TEST		"/sys/power/pm_test"
-
-/* 0 or an errno. */
-static int hibernate(void)
-{
-	int fd = open_path_or_exit(POWER_STATE, O_WRONLY);
-	int err = write(fd, "disk", 4) == 4 ? 0 : errno;
-
-	kvm_close(fd);
-	return err;
-}
-
-/* Has the kernel logged it since @fd was opened? */
-static bool kernel_says(int fd, const char *what)
-{
-	char line[1024];
-	ssize_t len;
-
-	while ((len = read(fd, line, sizeof(line) - 1)) > 0) {
-		line[len] = '\0';
-		if (strstr(line, what))
-			return true;
-	}
-	return false;
-}
-
-TEST_F(user, hibernation_is_refused_and_the_log_says_why)
-{
-	int log = open_path_or_exit("/dev/kmsg", O_RDONLY | O_NONBLOCK);
-
-	if (access(PM_TEST, W_OK))
-		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
-	lseek(log, 0, SEEK_END);
-	/* In case it is not refused. */
-	write_text(PM_TEST, "freezer");
-	EXPECT_EQ(EPERM, hibernate());
-	write_text(PM_TEST, "none");
-	EXPECT_TRUE(kernel_says(log, "not possible while"));
-	close(log);
-}
-
-/* As far as all processes are frozen and memory for the image is allocated. */
-TEST_F(user, hibernation_is_possible_once_the_file_is_empty)
-{
-	if (access(PM_TEST, W_OK))
-		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
-	gmem_punch_pages(self->fd, 0, NR_PAGES);
-	write_text(PM_TEST, "freezer");
-	EXPECT_EQ(0, hibernate());
-	write_text(PM_TEST, "none");
-	gmem_stamp(self->page, SECRET);
 }
 
 int main(int argc, char **argv)

@@ -16,6 +16,42 @@ struct cut_walker {
 	unsigned int seq;
 };
 
+/* One leaf, and a hole for one of a smaller size in it */
+struct cut_pair {
+	unsigned int leaf_lg2;
+	unsigned int hole_lg2;
+	pt_vaddr_t va;
+	pt_vaddr_t len;
+	pt_oaddr_t oa;
+	pt_vaddr_t hole_va;
+	pt_vaddr_t hole_len;
+};
+
+/* Walks all the time, and counts what it should not find */
+struct cut_reader {
+	struct cut_pair pair;
+	unsigned long walks;
+	unsigned long holes;
+	unsigned long wrong;
+};
+
+struct cut_dirtier {
+	/* Odd: write to the next of the places and make it even */
+	unsigned int turn;
+	unsigned int num;
+	pt_vaddr_t va[8];
+};
+
+/* Someone else who uses the domain, for a range of its own */
+struct cut_neighbour {
+	/* Odd: map, and make it even */
+	unsigned int turn;
+	int ret;
+	pt_vaddr_t va;
+	pt_oaddr_t oa;
+	pt_vaddr_t len;
+};
+
 struct kunit_cut_priv {
 	/* Must be first, it is what the helpers find in test->priv */
 	struct kunit_iommu_priv base;
@@ -24,6 +60,15 @@ struct kunit_cut_priv {
 	unsigned long flush_start;
 	unsigned long flush_last;
 	unsigned int num_syncs;
+	/* What HW was told that it is present */
+	unsigned long map_start;
+	size_t map_len;
+	unsigned int num_sync_maps;
+	/* Of these one at a time, in task. They outlive a test that fails */
+	struct task_struct *task;
+	struct cut_reader reader;
+	struct cut_dirtier dirtier;
+	struct cut_neighbour neighbour;
 };
 
 static void cut_iotlb_sync(struct iommu_domain *domain,
@@ -47,6 +92,18 @@ static void cut_iotlb_sync(struct iommu_domain *domain,
 	iommu_put_pages_list(&gather->freelist);
 }
 
+static int cut_iotlb_sync_map(struct iommu_domain *domain, unsigned long iova,
+			      size_t size)
+{
+	struct kunit_cut_priv *cut =
+		container_of(domain, struct kunit_cut_priv, base.domain);
+
+	cut->map_start = iova;
+	cut->map_len = size;
+	cut->num_sync_maps++;
+	return 0;
+}
+
 static void walk_begin(struct kunit_cut_priv *cut)
 {
 	preempt_disable();
@@ -66,22 +123,12 @@ static void walk_end(struct kunit_cut_priv *cut)
 static const struct iommu_domain_ops kunit_cut_ops = {
 	IOMMU_PT_DOMAIN_OPS1(PTPFX_RAW),
 	.iotlb_sync = &cut_iotlb_sync,
+	.iotlb_sync_map = &cut_iotlb_sync_map,
 };
 
 #define IOMMU_PT_DIRTY_OPS1(x) IOMMU_PT_DIRTY_OPS(x)
 static const struct iommu_dirty_ops kunit_cut_dirty_ops = {
 	IOMMU_PT_DIRTY_OPS1(PTPFX_RAW),
-};
-
-/* One leaf, and a hole for one of a smaller size in it */
-struct cut_pair {
-	unsigned int leaf_lg2;
-	unsigned int hole_lg2;
-	pt_vaddr_t va;
-	pt_vaddr_t len;
-	pt_oaddr_t oa;
-	pt_vaddr_t hole_va;
-	pt_vaddr_t hole_len;
 };
 
 static struct cut_pair make_pair(struct kunit *test, unsigned int leaf_lg2,
@@ -278,6 +325,20 @@ static unsigned int leaf_lg2sz(struct kunit *test, pt_vaddr_t va)
 	return lg2sz;
 }
 
+/* count_valids() is about the lower half where there are two */
+static unsigned int count_valids_in(struct kunit *test, struct pt_range range)
+{
+	struct count_valids valids = {};
+	unsigned int total = 0;
+	unsigned int i;
+
+	KUNIT_ASSERT_NO_ERRNO(test,
+			      pt_walk_range(&range, __count_valids, &valids));
+	for (i = 0; i != ARRAY_SIZE(valids.per_size); i++)
+		total += valids.per_size[i];
+	return total;
+}
+
 /* A hole takes one table a level, and the leaf comes back with all of them */
 static void test_cut_pairs(struct kunit *test)
 {
@@ -290,11 +351,13 @@ static void test_cut_pairs(struct kunit *test)
 		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
 		unsigned long last = pair.va + pair.len - 1;
 		struct iommu_iotlb_gather gather;
+		unsigned int num_sync_maps;
 		long nr_tables;
 		int ret;
 
 		do_map(test, pair.va, pair.oa, pair.len);
 		nr_tables = nr_secondary_pagetable();
+		num_sync_maps = cut->num_sync_maps;
 
 		ret = iommu_cut_reserve(&priv->domain, pair.hole_va,
 					pair.hole_len, GFP_KERNEL, &reserve);
@@ -324,6 +387,9 @@ static void test_cut_pairs(struct kunit *test)
 				pair.hole_lg2);
 		check_all(test, &pair);
 
+		/* HW can't have cached that something was missing */
+		KUNIT_ASSERT_EQ(test, cut->num_sync_maps, num_sync_maps);
+
 		/* What is cut is not cut again */
 		KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain,
 						      pair.hole_va,
@@ -334,6 +400,7 @@ static void test_cut_pairs(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
 							 pair.hole_va), 0);
 		check_around_hole(test, &pair);
+		KUNIT_ASSERT_EQ(test, cut->num_sync_maps, num_sync_maps);
 		/* Nor is a hole joined away */
 		do_join(test, &pair);
 		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
@@ -344,6 +411,11 @@ static void test_cut_pairs(struct kunit *test)
 			   pair.oa + (pair.hole_va - pair.va), pair.hole_len,
 			   IOMMU_READ | IOMMU_WRITE);
 		check_all(test, &pair);
+		/* Now it can, that the hole was */
+		KUNIT_ASSERT_EQ(test, cut->num_sync_maps, num_sync_maps + 1);
+		KUNIT_ASSERT_EQ(test, cut->map_start,
+				(unsigned long)pair.hole_va);
+		KUNIT_ASSERT_EQ(test, cut->map_len, (size_t)pair.hole_len);
 
 		do_join(test, &pair);
 		KUNIT_ASSERT_LE(test, cut->flush_start, (unsigned long)pair.va);
@@ -514,6 +586,142 @@ static void test_replace_refuses(struct kunit *test)
 	}
 }
 
+/* A range can begin in one leaf and end in another, both are cut */
+static void test_cut_two_leaves(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	while (next_cut(test, &pair)) {
+		pt_vaddr_t second_va = pair.va + pair.len;
+		/* As much of the second as there is of the first */
+		pt_vaddr_t half = second_va - pair.hole_va;
+		long nr_tables;
+
+		do_map(test, pair.va, pair.oa, pair.len);
+		do_map(test, second_va, pair.oa, pair.len);
+		nr_tables = nr_secondary_pagetable();
+
+		do_cut(test, pair.hole_va, 2 * half);
+		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable() - nr_tables,
+				2 * expected_tables(test, &pair));
+		do_replace(test, pair.hole_va, 0, 2 * half, 0);
+		check_one(test, &pair, pair.hole_va - 1);
+		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
+							 pair.hole_va), 0);
+		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(
+					      &priv->domain,
+					      second_va + half - 1), 0);
+		KUNIT_ASSERT_EQ(test,
+				iommu_iova_to_phys(&priv->domain,
+						   second_va + half),
+				(phys_addr_t)(pair.oa + half));
+
+		do_replace(test, pair.hole_va,
+			   pair.oa + (pair.hole_va - pair.va), half,
+			   IOMMU_READ | IOMMU_WRITE);
+		do_replace(test, second_va, pair.oa, half,
+			   IOMMU_READ | IOMMU_WRITE);
+		do_join(test, &(struct cut_pair){ .va = pair.va,
+						  .len = 2 * pair.len,
+						  .hole_va = pair.va,
+						  .hole_len = 2 * pair.len });
+		KUNIT_ASSERT_EQ(test, count_valids(test), 2);
+		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(), nr_tables);
+		check_all(test, &pair);
+		do_unmap(test, pair.va, 2 * pair.len);
+	}
+}
+
+/* There is nothing after the hole, or the address wraps around */
+static void cut_end(struct kunit *test, struct pt_range range)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+
+	while (next_cut(test, &pair)) {
+		/* The table of a domain with PT_FEAT_DYNAMIC_TOP ends earlier */
+		if (pair.len - 1 >= range.last_va - range.va)
+			continue;
+		pair.va = range.last_va - (pair.len - 1);
+		pair.hole_va = range.last_va - (pair.hole_len - 1);
+		do_map(test, pair.va, pair.oa, pair.len);
+
+		do_cut(test, pair.hole_va, pair.hole_len);
+		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+				pair.hole_lg2);
+		do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
+		check_around_hole(test, &pair);
+		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
+							 range.last_va), 0);
+
+		do_replace(test, pair.hole_va,
+			   pair.oa + (pair.hole_va - pair.va), pair.hole_len,
+			   IOMMU_READ | IOMMU_WRITE);
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, count_valids_in(test, range), 1);
+		check_all(test, &pair);
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+static void test_cut_end(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+
+	cut_end(test, pt_top_range(priv->common));
+	if (pt_feature(priv->common, PT_FEAT_SIGN_EXTEND) &&
+	    ULONG_MAX >= PT_VADDR_MAX)
+		cut_end(test, pt_upper_range(priv->common));
+}
+
+/*
+ * A domain can have fewer sizes than its format: without one in between there is
+ * no cut, and without that of the leaf no join.
+ */
+static void test_cut_fewer_sizes(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+	unsigned int num = 0;
+
+	while (next_cut(test, &pair)) {
+		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+		unsigned long sizes = priv->domain.pgsize_bitmap;
+
+		/* A level in between that the leaf has no part in */
+		if (expected_tables(test, &pair) < 2)
+			continue;
+		do_map(test, pair.va, pair.oa, pair.len);
+
+		priv->domain.pgsize_bitmap =
+			sizes & (pair.len | (2 * pair.hole_len - 1));
+		KUNIT_ASSERT_EQ(test,
+				iommu_cut_reserve(&priv->domain, pair.hole_va,
+						  pair.hole_len, GFP_KERNEL,
+						  &reserve),
+				-EOPNOTSUPP);
+		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+				pair.leaf_lg2);
+
+		priv->domain.pgsize_bitmap = sizes;
+		do_cut(test, pair.hole_va, pair.hole_len);
+		priv->domain.pgsize_bitmap = sizes & (pair.len - 1);
+		do_join(test, &pair);
+		KUNIT_ASSERT_LT(test, leaf_lg2sz(test, pair.hole_va),
+				pair.leaf_lg2);
+		check_all(test, &pair);
+
+		priv->domain.pgsize_bitmap = sizes;
+		do_join(test, &pair);
+		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
+		do_unmap(test, pair.va, pair.len);
+		num++;
+	}
+	if (!num)
+		kunit_skip(test, "Test needs three levels with leaves");
+}
+
 static unsigned int cut_fail_nth;
 
 static void *failing_alloc_pages(int nid, gfp_t gfp, size_t size)
@@ -591,20 +799,29 @@ static void test_cut_nomem(struct kunit *test)
 	}
 }
 
-/* Walks all the time, and counts what it should not find */
-struct cut_reader {
-	struct kunit_cut_priv *cut;
-	const struct cut_pair *pair;
-	struct task_struct *task;
-	unsigned long walks;
-	unsigned long holes;
-	unsigned long wrong;
-};
+static void start_cut_thread(struct kunit *test, int (*fn)(void *cut),
+			 const char *name)
+{
+	struct kunit_cut_priv *cut = test->priv;
+	struct task_struct *task = kthread_run(fn, cut, "%s", name);
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	cut->task = task;
+}
+
+static void stop_cut_thread(struct kunit *test)
+{
+	struct kunit_cut_priv *cut = test->priv;
+
+	kthread_stop(cut->task);
+	cut->task = NULL;
+}
 
 static int read_translations(void *arg)
 {
-	struct cut_reader *reader = arg;
-	const struct cut_pair *pair = reader->pair;
+	struct kunit_cut_priv *cut = arg;
+	struct cut_reader *reader = &cut->reader;
+	const struct cut_pair *pair = &reader->pair;
 	struct rnd_state rnd;
 
 	prandom_seed_state(&rnd, get_random_u64());
@@ -620,9 +837,9 @@ static int read_translations(void *arg)
 			     (random & (4 * pair->hole_len - 1));
 		if (va > pair->va + (pair->len - 1))
 			continue;
-		walk_begin(reader->cut);
-		phys = iommu_iova_to_phys(&reader->cut->base.domain, va);
-		walk_end(reader->cut);
+		walk_begin(cut);
+		phys = iommu_iova_to_phys(&cut->base.domain, va);
+		walk_end(cut);
 
 		if (!phys)
 			reader->holes++;
@@ -635,15 +852,18 @@ static int read_translations(void *arg)
 	return 0;
 }
 
-static void start_reader(struct kunit *test, struct cut_reader *reader,
-			 const struct cut_pair *pair)
+static struct cut_reader *start_reader(struct kunit *test,
+				       const struct cut_pair *pair)
 {
-	*reader = (struct cut_reader){ .cut = test->priv, .pair = pair };
-	reader->task = kthread_run(read_translations, reader, "cut_reader");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(reader->task));
+	struct kunit_cut_priv *cut = test->priv;
+	struct cut_reader *reader = &cut->reader;
+
+	*reader = (struct cut_reader){ .pair = *pair };
+	start_cut_thread(test, read_translations, "cut_reader");
 	/* Don't be done before it has begun */
 	while (!READ_ONCE(reader->walks))
 		cond_resched();
+	return reader;
 }
 
 static unsigned int count_pairs(struct kunit *test)
@@ -660,7 +880,7 @@ static void cut_and_join(struct kunit *test, unsigned int rounds)
 {
 	unsigned long walks = 0, cuts = 0;
 	unsigned int num_pairs = count_pairs(test);
-	struct cut_reader reader;
+	struct cut_reader *reader;
 	struct cut_pair pair = {};
 	unsigned int i;
 
@@ -669,19 +889,19 @@ static void cut_and_join(struct kunit *test, unsigned int rounds)
 
 	while (next_cut(test, &pair)) {
 		do_map(test, pair.va, pair.oa, pair.len);
-		start_reader(test, &reader, &pair);
+		reader = start_reader(test, &pair);
 		for (i = 0; i <= rounds / num_pairs; i++) {
 			do_cut(test, pair.hole_va, pair.hole_len);
 			do_join(test, &pair);
 			if (!(i % 64))
 				cond_resched();
 		}
-		kthread_stop(reader.task);
-		KUNIT_EXPECT_EQ(test, reader.holes, 0);
-		KUNIT_EXPECT_EQ(test, reader.wrong, 0);
+		stop_cut_thread(test);
+		KUNIT_EXPECT_EQ(test, reader->holes, 0);
+		KUNIT_EXPECT_EQ(test, reader->wrong, 0);
 		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
 		do_unmap(test, pair.va, pair.len);
-		walks += reader.walks;
+		walks += reader->walks;
 		cuts += i;
 	}
 	kunit_info(test, "%u pairs of sizes, %lu cuts and joins, %lu walks",
@@ -703,7 +923,7 @@ static void test_cut_reader_long(struct kunit *test)
 static void test_cut_by_unmap_is_seen(struct kunit *test)
 {
 	struct kunit_iommu_priv *priv = test->priv;
-	struct cut_reader reader;
+	struct cut_reader *reader;
 	struct cut_pair pair = {};
 	unsigned int i;
 
@@ -711,8 +931,8 @@ static void test_cut_by_unmap_is_seen(struct kunit *test)
 		if (pair.hole_lg2 != priv->smallest_pgsz_lg2)
 			continue;
 		do_map(test, pair.va, pair.oa, pair.len);
-		start_reader(test, &reader, &pair);
-		for (i = 0; i != 10000 && !READ_ONCE(reader.holes); i++) {
+		reader = start_reader(test, &pair);
+		for (i = 0; i != 10000 && !READ_ONCE(reader->holes); i++) {
 			pt_vaddr_t before = pair.hole_va - pair.va;
 
 			do_unmap(test, pair.va, pair.len);
@@ -723,26 +943,17 @@ static void test_cut_by_unmap_is_seen(struct kunit *test)
 			do_map(test, pair.va, pair.oa, pair.len);
 			cond_resched();
 		}
-		kthread_stop(reader.task);
+		stop_cut_thread(test);
 		do_unmap(test, pair.va, pair.len);
-		KUNIT_EXPECT_NE(test, reader.holes, 0);
+		KUNIT_EXPECT_NE(test, reader->holes, 0);
 	}
 }
 
-struct cut_dirtier {
-	struct kunit_cut_priv *cut;
-	const struct cut_pair *pair;
-	struct task_struct *task;
-	/* Odd: write to the next of the places and make it even */
-	unsigned int turn;
-	unsigned int num;
-	pt_vaddr_t va[8];
-};
-
 static int write_pages(void *arg)
 {
-	struct cut_dirtier *dirtier = arg;
-	struct kunit_iommu_priv *priv = &dirtier->cut->base;
+	struct kunit_cut_priv *cut = arg;
+	struct cut_dirtier *dirtier = &cut->dirtier;
+	struct kunit_iommu_priv *priv = &cut->base;
 
 	while (!kthread_should_stop()) {
 		/* Pairs with cut_dirty() */
@@ -756,10 +967,10 @@ static int write_pages(void *arg)
 		}
 		for (i = 0; i != ARRAY_SIZE(dirtier->va); i++) {
 			do {
-				walk_begin(dirtier->cut);
+				walk_begin(cut);
 				ret = priv->iommu->ops->set_dirty(
 					priv->iommu, dirtier->va[i]);
-				walk_end(dirtier->cut);
+				walk_end(cut);
 			} while (ret == -EAGAIN);
 			if (ret)
 				break;
@@ -803,7 +1014,7 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 	struct kunit_iommu_priv *priv = test->priv;
 	unsigned int num_pairs = count_pairs(test);
 	unsigned long clean = 0, dirty = 0;
-	struct cut_dirtier dirtier;
+	struct cut_dirtier *dirtier = &cut->dirtier;
 	struct cut_pair pair = {};
 	unsigned int i, k;
 
@@ -812,27 +1023,25 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 			   "Page table features do not support dirty tracking");
 
 	while (next_cut(test, &pair)) {
-		dirtier = (struct cut_dirtier){ .cut = cut, .pair = &pair };
-		dirtier.task = kthread_run(write_pages, &dirtier, "cut_dirtier");
-		KUNIT_ASSERT_FALSE(test, IS_ERR(dirtier.task));
+		start_cut_thread(test, write_pages, "cut_dirtier");
 
 		for (i = 0; i <= rounds / num_pairs; i++) {
 			do_map(test, pair.va, pair.oa, pair.len);
-			for (k = 0; k != ARRAY_SIZE(dirtier.va); k++)
-				dirtier.va[k] = pair.va + (get_random_u64() &
+			for (k = 0; k != ARRAY_SIZE(dirtier->va); k++)
+				dirtier->va[k] = pair.va + (get_random_u64() &
 							   (pair.len - 1));
 
 			/* Pairs with write_pages() */
-			smp_store_release(&dirtier.turn, dirtier.turn + 1);
+			smp_store_release(&dirtier->turn, dirtier->turn + 1);
 			ndelay(get_random_u32_below(2000));
 			do_cut(test, pair.hole_va, pair.hole_len);
 			/* Pairs with write_pages() */
-			while (smp_load_acquire(&dirtier.turn) & 1)
+			while (smp_load_acquire(&dirtier->turn) & 1)
 				cond_resched();
 
-			KUNIT_EXPECT_EQ(test, dirtier.num,
-					ARRAY_SIZE(dirtier.va));
-			expect_dirty(test, &dirtier);
+			KUNIT_EXPECT_EQ(test, dirtier->num,
+					ARRAY_SIZE(dirtier->va));
+			expect_dirty(test, dirtier);
 			/* How often the cut came first */
 			if (is_dirty(test, pair.hole_va))
 				dirty++;
@@ -840,10 +1049,10 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 				clean++;
 
 			do_join(test, &pair);
-			expect_dirty(test, &dirtier);
+			expect_dirty(test, dirtier);
 			do_unmap(test, pair.va, pair.len);
 		}
-		kthread_stop(dirtier.task);
+		stop_cut_thread(test);
 	}
 	kunit_info(test, "%lu cuts of dirty leaves, %lu of clean ones", dirty,
 		   clean);
@@ -857,7 +1066,7 @@ static void test_cut_dirty(struct kunit *test)
 
 static void test_cut_dirty_long(struct kunit *test)
 {
-	cut_dirty(test, 20000);
+	cut_dirty(test, 5000);
 }
 
 /* A leaf that was not written to is cut into clean ones */
@@ -875,6 +1084,38 @@ static void test_cut_keeps_clean(struct kunit *test)
 		do_cut(test, pair.hole_va, pair.hole_len);
 		KUNIT_ASSERT_FALSE(test, is_dirty(test, pair.va));
 		KUNIT_ASSERT_FALSE(test, is_dirty(test, pair.hole_va));
+		do_unmap(test, pair.va, pair.len);
+	}
+}
+
+/* All that a written leaf is cut into is dirty, whatever was written to */
+static void test_cut_keeps_dirty(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_pair pair = {};
+	unsigned int i;
+
+	if (!pt_dirty_supported(priv->common) || !priv->iommu->ops->set_dirty)
+		kunit_skip(test,
+			   "Page table features do not support dirty tracking");
+
+	while (next_cut(test, &pair)) {
+		do_map(test, pair.va, pair.oa, pair.len);
+		KUNIT_ASSERT_NO_ERRNO(
+			test, priv->iommu->ops->set_dirty(
+				      priv->iommu,
+				      pair.va + (get_random_u64() &
+						 (pair.len - 1))));
+		do_cut(test, pair.hole_va, pair.hole_len);
+		KUNIT_ASSERT_TRUE(test, is_dirty(test, pair.va));
+		KUNIT_ASSERT_TRUE(test, is_dirty(test, pair.hole_va));
+		KUNIT_ASSERT_TRUE(test,
+				  is_dirty(test, pair.va + (pair.len - 1)));
+		for (i = 0; i != 16; i++)
+			KUNIT_ASSERT_TRUE(
+				test, is_dirty(test, pair.va +
+						     (get_random_u64() &
+						      (pair.len - 1))));
 		do_unmap(test, pair.va, pair.len);
 	}
 }
@@ -925,6 +1166,228 @@ static void test_join_dirty_in_old_table(struct kunit *test)
 		KUNIT_ASSERT_TRUE(test, is_dirty(test, pair.hole_va));
 		do_unmap(test, pair.va, pair.len);
 	}
+}
+
+/* What a table of the smallest leaves translates */
+static pt_vaddr_t table_len(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct pt_range range = pt_top_range(priv->common);
+	struct pt_state pts = pt_init(&range, 1, NULL);
+
+	return log2_to_int(pt_table_item_lg2sz(&pts));
+}
+
+static int map_next_to_us(void *arg)
+{
+	struct kunit_cut_priv *cut = arg;
+	struct cut_neighbour *neighbour = &cut->neighbour;
+
+	while (!kthread_should_stop()) {
+		/* Pairs with begin_turn() */
+		unsigned int turn = smp_load_acquire(&neighbour->turn);
+
+		if (!(turn & 1)) {
+			cond_resched();
+			continue;
+		}
+		neighbour->ret = iommu_map(&cut->base.domain, neighbour->va,
+					   neighbour->oa, neighbour->len,
+					   IOMMU_READ | IOMMU_WRITE,
+					   GFP_KERNEL);
+		/* Pairs with is_turn() */
+		smp_store_release(&neighbour->turn, turn + 1);
+	}
+	return 0;
+}
+
+static void begin_turn(struct cut_neighbour *neighbour)
+{
+	/* Pairs with map_next_to_us() */
+	smp_store_release(&neighbour->turn, neighbour->turn + 1);
+}
+
+static bool is_turn(struct cut_neighbour *neighbour)
+{
+	/* Pairs with map_next_to_us() */
+	return smp_load_acquire(&neighbour->turn) & 1;
+}
+
+/*
+ * Two pages in an empty item of a table, ours and the neighbour's, who maps it
+ * while we do something with ours. Both are translated afterwards, or only the
+ * neighbour's.
+ */
+static void race_for_item(struct kunit *test, bool cut_ours)
+{
+	struct kunit_cut_priv *cut = test->priv;
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_neighbour *neighbour = &cut->neighbour;
+	struct cut_pair item = { .len = table_len(test) };
+	pt_vaddr_t page = priv->smallest_pgsz;
+	pt_oaddr_t oa = log2_set_mod(priv->test_oa, 0, vafls(item.len));
+	unsigned int i, lost = 0;
+
+	item.va = pt_top_range(priv->common).va + item.len;
+	item.hole_va = item.va;
+	item.hole_len = item.len;
+	*neighbour = (struct cut_neighbour){ .va = item.va + page,
+					     .oa = oa + page,
+					     .len = page };
+	/* For the table with the item to stay */
+	do_map(test, item.va + item.len, oa, page);
+
+	start_cut_thread(test, map_next_to_us, "cut_neighbour");
+	for (i = 0; i != 500; i++) {
+		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+		struct iommu_iotlb_gather gather;
+
+		iommu_iotlb_gather_init(&gather);
+		if (cut_ours) {
+			KUNIT_ASSERT_NO_ERRNO(
+				test, iommu_cut_reserve(&priv->domain, item.va,
+							page, GFP_KERNEL,
+							&reserve));
+			begin_turn(neighbour);
+			ndelay(get_random_u32_below(5000));
+			KUNIT_ASSERT_NO_ERRNO(
+				test, iommu_cut(&priv->domain, item.va, page,
+						&reserve, &gather));
+			lost += !iommu_pages_list_empty(&reserve);
+			iommu_cut_unreserve(&priv->domain, &reserve);
+			do_replace(test, item.va, oa, page,
+				   IOMMU_READ | IOMMU_WRITE);
+		} else {
+			begin_turn(neighbour);
+			do {
+				KUNIT_ASSERT_NO_ERRNO(
+					test, iommu_replace(&priv->domain,
+							    item.va, 0, page, 0,
+							    &gather));
+			} while (is_turn(neighbour));
+		}
+		while (is_turn(neighbour))
+			cond_resched();
+
+		KUNIT_ASSERT_NO_ERRNO(test, neighbour->ret);
+		KUNIT_ASSERT_EQ(test,
+				iommu_iova_to_phys(&priv->domain,
+						   neighbour->va),
+				(phys_addr_t)neighbour->oa);
+		KUNIT_ASSERT_EQ(test,
+				iommu_iova_to_phys(&priv->domain, item.va),
+				cut_ours ? (phys_addr_t)oa : 0);
+
+		/* Empty again, without a table */
+		do_replace(test, item.va, 0, 2 * page, 0);
+		do_join(test, &item);
+	}
+	stop_cut_thread(test);
+	if (cut_ours)
+		kunit_info(test, "%u cuts, %u of which found a table", i, lost);
+}
+
+/* Who maps a page next to ours and who cuts ours both find their table */
+static void test_cut_neighbour_maps(struct kunit *test)
+{
+	race_for_item(test, true);
+}
+
+/* Ours is made non-present where nothing is, which takes nothing from others */
+static void test_replace_neighbour_maps(struct kunit *test)
+{
+	race_for_item(test, false);
+}
+
+static int come_and_go(void *arg)
+{
+	struct kunit_cut_priv *cut = arg;
+	struct cut_neighbour *neighbour = &cut->neighbour;
+	struct iommu_domain *domain = &cut->base.domain;
+	pt_vaddr_t page = cut->base.smallest_pgsz;
+
+	while (!kthread_should_stop()) {
+		struct iommu_iotlb_gather gather;
+		int ret;
+
+		ret = iommu_map(domain, neighbour->va, neighbour->oa, page,
+				IOMMU_READ | IOMMU_WRITE, GFP_KERNEL);
+		if (!ret && iommu_iova_to_phys(domain, neighbour->va) !=
+				    neighbour->oa)
+			ret = -EFAULT;
+		if (!ret && iommu_unmap(domain, neighbour->va, page) != page)
+			ret = -ENOENT;
+
+		/* And take the tables away */
+		iommu_iotlb_gather_init(&gather);
+		if (!ret)
+			ret = iommu_join(domain, neighbour->va, page,
+					 neighbour->va,
+					 neighbour->va + neighbour->len - 1,
+					 &gather);
+		iommu_iotlb_sync(domain, &gather);
+		if (ret)
+			WRITE_ONCE(neighbour->ret, ret);
+		WRITE_ONCE(neighbour->turn, neighbour->turn + 1);
+		cond_resched();
+	}
+	return 0;
+}
+
+/*
+ * The neighbour's tables come and go right after our leaf, which is cut at its
+ * end. What is in them is none of our business, they may be gone.
+ */
+static void test_cut_neighbour_joins(struct kunit *test)
+{
+	struct iommu_pages_list none = IOMMU_PAGES_LIST_INIT(none);
+	struct kunit_cut_priv *cut = test->priv;
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_neighbour *neighbour = &cut->neighbour;
+	unsigned int num_pairs = count_pairs(test);
+	unsigned int rounds = 0, turns = 0;
+	struct iommu_iotlb_gather gather;
+	struct cut_pair pair = {};
+	unsigned int i, k;
+
+	iommu_iotlb_gather_init(&gather);
+	while (next_cut(test, &pair)) {
+		if (!expected_tables(test, &pair))
+			continue;
+		pair.hole_va = pair.va + pair.len - pair.hole_len;
+		*neighbour = (struct cut_neighbour){ .va = pair.va + pair.len,
+						     .oa = pair.oa,
+						     .len = pair.len };
+		do_map(test, pair.va, pair.oa, pair.len);
+		start_cut_thread(test, come_and_go, "cut_neighbour");
+		while (!READ_ONCE(neighbour->turn))
+			cond_resched();
+		for (i = 0; i <= 500 / num_pairs; i++) {
+			do_cut(test, pair.hole_va, pair.hole_len);
+			/* There is nothing to do, but it has to look */
+			for (k = 0; k != 100; k++)
+				KUNIT_ASSERT_NO_ERRNO(
+					test, iommu_cut(&priv->domain,
+							pair.hole_va,
+							pair.hole_len, &none,
+							&gather));
+			do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
+			check_around_hole(test, &pair);
+			do_replace(test, pair.hole_va,
+				   pair.oa + (pair.hole_va - pair.va),
+				   pair.hole_len, IOMMU_READ | IOMMU_WRITE);
+			do_join(test, &pair);
+			KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
+					pair.leaf_lg2);
+			cond_resched();
+		}
+		stop_cut_thread(test);
+		KUNIT_ASSERT_NO_ERRNO(test, neighbour->ret);
+		rounds += i;
+		turns += neighbour->turn;
+		do_unmap(test, pair.va, pair.len);
+	}
+	kunit_info(test, "%u rounds, the neighbour did %u", rounds, turns);
 }
 
 #define CUT_MODEL_PAGES 2048
@@ -1023,12 +1486,19 @@ static struct kunit_case iommu_cut_test_cases[] = {
 	KUNIT_CASE_FMT(test_join_bounds),
 	KUNIT_CASE_FMT(test_join_refuses),
 	KUNIT_CASE_FMT(test_replace_refuses),
+	KUNIT_CASE_FMT(test_cut_two_leaves),
+	KUNIT_CASE_FMT(test_cut_end),
+	KUNIT_CASE_FMT(test_cut_fewer_sizes),
 	KUNIT_CASE_FMT(test_cut_nomem),
 	KUNIT_CASE_FMT(test_cut_reader),
 	KUNIT_CASE_FMT(test_cut_by_unmap_is_seen),
 	KUNIT_CASE_FMT(test_cut_dirty),
 	KUNIT_CASE_FMT(test_cut_keeps_clean),
+	KUNIT_CASE_FMT(test_cut_keeps_dirty),
 	KUNIT_CASE_FMT(test_join_dirty_in_old_table),
+	KUNIT_CASE_FMT(test_cut_neighbour_maps),
+	KUNIT_CASE_FMT(test_replace_neighbour_maps),
+	KUNIT_CASE_FMT(test_cut_neighbour_joins),
 	KUNIT_CASE_FMT(test_cut_random),
 	KUNIT_CASE_FMT_SLOW(test_cut_reader_long),
 	KUNIT_CASE_FMT_SLOW(test_cut_dirty_long),
@@ -1038,13 +1508,19 @@ static struct kunit_case iommu_cut_test_cases[] = {
 static int pt_kunit_cut_init(struct kunit *test)
 {
 	struct kunit_cut_priv *cut;
+	long nr_tables;
 	int ret;
 
 	cut = kunit_kzalloc(test, sizeof(*cut), GFP_KERNEL);
 	if (!cut)
 		return -ENOMEM;
 
-	cut->base.orig_nr_secondary_pagetable = nr_secondary_pagetable();
+	/* A CPU that adds what it has counted takes it away first */
+	do {
+		nr_tables = nr_secondary_pagetable();
+		fsleep(2000);
+	} while (nr_tables != nr_secondary_pagetable());
+	cut->base.orig_nr_secondary_pagetable = nr_tables;
 	ret = pt_kunit_priv_init(test, &cut->base);
 	if (ret) {
 		kunit_kfree(test, cut);
@@ -1056,10 +1532,20 @@ static int pt_kunit_cut_init(struct kunit *test)
 	return 0;
 }
 
+static void pt_kunit_cut_exit(struct kunit *test)
+{
+	struct kunit_cut_priv *cut = test->priv;
+
+	/* A test that has failed has not done so */
+	if (cut && cut->task)
+		stop_cut_thread(test);
+	pt_kunit_iommu_exit(test);
+}
+
 static struct kunit_suite NS(iommu_cut_suite) = {
 	.name = __stringify(NS(iommu_cut_test)),
 	.init = pt_kunit_cut_init,
-	.exit = pt_kunit_iommu_exit,
+	.exit = pt_kunit_cut_exit,
 	.test_cases = iommu_cut_test_cases,
 };
 kunit_test_suites(&NS(iommu_cut_suite));

@@ -353,7 +353,7 @@ static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
 #endif
 
 /*
- * memory_failure() is not waited for for ever: it may wait for the caller.  Then
+ * Not without end: memory_failure() may be waiting for the caller.  After that
  * the folio stays in the pool, and so does its reservation, as for hugetlbfs.
  */
 #define HUGETLB_RETURN_TRIES	100

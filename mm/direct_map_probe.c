@@ -15,6 +15,7 @@
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
+#include <linux/memblock.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/module.h>

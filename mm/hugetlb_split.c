@@ -296,6 +296,9 @@ static bool hugetlb_cancel_reservation(struct folio *folio, struct hstate *h,
 
 	if (!folio_test_hugetlb(folio) || folio_ref_count(folio))
 		return false;
+	/* It was something else that kept the folio from being dissolved. */
+	if (h->free_huge_pages > h->resv_huge_pages)
+		return true;
 
 	/* Nobody else takes from @spool or gives back. */
 	scoped_guard(spinlock, &spool->lock) {
@@ -323,23 +326,29 @@ static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
  *
  * The allocator sees pages one by one.  As part of a larger one, it would write
  * to a broken page, which need not be in the direct map, and give it out again.
- * Each keeps one reference instead, as if memory_failure() had taken it.
+ * Each keeps one reference instead, as if memory_failure() had taken it.  One that
+ * breaks right now either is seen here, or by the allocator, which drops it.
  *
- * Context: any.
+ * Context: as __free_contig_range().
  */
 void hugetlb_free_healthy(struct folio *folio)
 {
-	unsigned long i, nr_pages = folio_nr_pages(folio);
+	unsigned long i, start = 0, nr_pages = folio_nr_pages(folio);
 	struct page *head = &folio->page;
 
 	hugetlb_split_pages(folio);
-	for (i = 0; i < nr_pages; i++)
-		set_page_refcounted(head + i);
-	__free_contig_range(page_to_pfn(head), nr_pages);
-
-	for (i = 0; i < nr_pages; i++)
-		if (PageHWPoison(head + i))
+	for (i = 0; i < nr_pages; i++) {
+		if (!PageHWPoison(head + i)) {
 			set_page_refcounted(head + i);
+			continue;
+		}
+		__free_contig_range(page_to_pfn(head + start), i - start);
+		start = i + 1;
+		/* Settles who owned it, and refuses the page. */
+		if (!free_pages_prepare(head + i, 0))
+			set_page_refcounted(head + i);
+	}
+	__free_contig_range(page_to_pfn(head + start), nr_pages - start);
 }
 #else
 static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)

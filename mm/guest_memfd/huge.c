@@ -374,7 +374,7 @@ static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
 	}
 
 	/* A block that can't be had, for whatever reason. */
-	return -ENOSPC;
+	return fatal_signal_pending(current) ? -EINTR : -ENOSPC;
 }
 
 static struct gmem_block *gmem_block_take(struct gmem_inode *gi, pgoff_t index)

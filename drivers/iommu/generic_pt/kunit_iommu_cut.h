@@ -1264,6 +1264,7 @@ static void race_for_item(struct kunit *test, bool cut_ours)
 					test, iommu_replace(&priv->domain,
 							    item.va, 0, page, 0,
 							    &gather));
+				cond_resched();
 			} while (is_turn(neighbour));
 		}
 		while (is_turn(neighbour))

@@ -344,9 +344,7 @@ void hugetlb_free_healthy(struct folio *folio)
 		}
 		__free_contig_range(page_to_pfn(head + start), i - start);
 		start = i + 1;
-		/* Settles who owned it, and refuses the page. */
-		if (!free_pages_prepare(head + i, 0))
-			set_page_refcounted(head + i);
+		set_page_refcounted(head + i);
 	}
 	__free_contig_range(page_to_pfn(head + start), nr_pages - start);
 }

@@ -326,8 +326,10 @@ static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
  *
  * The allocator sees pages one by one.  As part of a larger one, it would write
  * to a broken page, which need not be in the direct map, and give it out again.
- * Each keeps one reference instead, as if memory_failure() had taken it.  One that
- * breaks right now either is seen here, or by the allocator, which drops it.
+ * Each keeps one reference instead, as if memory_failure() had taken it, and stays
+ * allocated for page_owner and the like until it is unpoisoned and freed: they count
+ * each page that is freed once.  One that breaks right now either is seen here, or
+ * by the allocator, which drops it.
  *
  * Context: as __free_contig_range().
  */
@@ -338,13 +340,12 @@ void hugetlb_free_healthy(struct folio *folio)
 
 	hugetlb_split_pages(folio);
 	for (i = 0; i < nr_pages; i++) {
-		if (!PageHWPoison(head + i)) {
-			set_page_refcounted(head + i);
+		set_page_refcounted(head + i);
+		if (!PageHWPoison(head + i))
 			continue;
-		}
+
 		__free_contig_range(page_to_pfn(head + start), i - start);
 		start = i + 1;
-		set_page_refcounted(head + i);
 	}
 	__free_contig_range(page_to_pfn(head + start), nr_pages - start);
 }

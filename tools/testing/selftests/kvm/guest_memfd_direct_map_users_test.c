@@ -448,6 +448,63 @@ TEST_F(user, kcore_reads_as_zeroes)
 	EXPECT_EQ(0, memcmp(buf, zeroes, sizeof(buf)));
 }
 
+/*
+ * Hibernation
+ */
+#define POWER_STATE	"/sys/power/state"
+#define PM_TEST		"/sys/power/pm_test"
+
+/* 0 or an errno. */
+static int hibernate(void)
+{
+	int fd = open_path_or_exit(POWER_STATE, O_WRONLY);
+	int err = write(fd, "disk", 4) == 4 ? 0 : errno;
+
+	kvm_close(fd);
+	return err;
+}
+
+/* Has the kernel logged it since @fd was opened? */
+static bool kernel_says(int fd, const char *what)
+{
+	char line[1024];
+	ssize_t len;
+
+	while ((len = read(fd, line, sizeof(line) - 1)) > 0) {
+		line[len] = '\0';
+		if (strstr(line, what))
+			return true;
+	}
+	return false;
+}
+
+TEST_F(user, hibernation_is_refused_and_the_log_says_why)
+{
+	int log = open_path_or_exit("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+
+	if (access(PM_TEST, W_OK))
+		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
+	lseek(log, 0, SEEK_END);
+	/* In case it is not refused. */
+	write_text(PM_TEST, "freezer");
+	EXPECT_EQ(EPERM, hibernate());
+	write_text(PM_TEST, "none");
+	EXPECT_TRUE(kernel_says(log, "not possible while"));
+	close(log);
+}
+
+/* As far as all processes are frozen and memory for the image is allocated. */
+TEST_F(user, hibernation_is_possible_once_the_file_is_empty)
+{
+	if (access(PM_TEST, W_OK))
+		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
+	gmem_punch_pages(self->fd, 0, NR_PAGES);
+	write_text(PM_TEST, "freezer");
+	EXPECT_EQ(0, hibernate());
+	write_text(PM_TEST, "none");
+	gmem_stamp(self->page, SECRET);
+}
+
 int main(int argc, char **argv)
 {
 	gmem_check_pool_at_exit();

@@ -301,7 +301,7 @@ TEST_F(hidden, block_is_one_entry_out_and_back)
 
 static void mend_page(u64 pfn)
 {
-	gmem_write_number("/sys/kernel/debug/hwpoison/unpoison-pfn", pfn);
+	gmem_write_number(GMEM_UNPOISON_PFN, pfn);
 }
 
 TEST_F(hidden, broken_page_stays_out_until_it_is_mended)

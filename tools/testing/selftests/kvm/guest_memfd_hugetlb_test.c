@@ -592,12 +592,11 @@ TEST_F(hugetlb, block_goes_back_though_pages_broke_while_it_waited)
 	EXPECT_BLOCK_LOST();
 }
 
-#define UNPOISON_PFN	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define UNPOISON_ROUNDS	10
 
 static long unpoison_job(void *pfn)
 {
-	return gmem_write_pfn(UNPOISON_PFN, *(u64 *)pfn);
+	return gmem_write_pfn(GMEM_UNPOISON_PFN, *(u64 *)pfn);
 }
 
 /*
@@ -643,7 +642,7 @@ TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
 		/* Too late: the block is lost, once unpoison_memory() is done with it. */
 		gmem_punch_pages(fd, 0, self->nr_pages);
 		EXPECT_TRUE(gmem_pool_becomes(self->block, lost));
-		gmem_write_pfn(UNPOISON_PFN, pfn);
+		gmem_write_pfn(GMEM_UNPOISON_PFN, pfn);
 		gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
 	}
 	/* There is no block after a last round that was too late. */
@@ -841,6 +840,54 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_o
 	want.resv = 0;
 	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
+/*
+ * memory_failure() is at work for longer than anybody waits for it.  The folio is
+ * like a broken one of hugetlbfs then: the file takes another, until it is unpoisoned.
+ */
+TEST_F(hugetlb, broken_block_that_cannot_be_dissolved_stays_in_the_pool)
+{
+	static struct job taker, fault, breaking;
+	u8 *mem, *other_mem;
+	static int fd;
+	int other;
+	u64 head;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
+
+	other = create(self, 1);
+	other_mem = gmem_map_pages(other, self->nr_pages);
+	gmem_poke(other_mem, 1);
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	head = gmem_pfn(mem);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+
+	stall_arm("taken");
+	job_start(&taker, allocate_job, &fd);
+	ASSERT_TRUE(stall_is_reached("taken"));
+	gmem_break_pfn(head + 5);
+	BREAK_LOCKED_PAGE(other_mem, &fault, &breaking);
+	stall_release("taken");
+	EXPECT_EQ(job_wait(&taker), 0);
+	EXPECT_EQ(job_is_done(&breaking), false);
+	EXPECT_POOL(-2, 0);
+	EXPECT_TRUE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
+	EXPECT_NE(gmem_pfn(mem), head);
+	stall_release("fault_locked");
+	job_wait(&breaking);
+	job_wait(&fault);
+
+	EXPECT_TRUE(gmem_write_pfn(GMEM_UNPOISON_PFN, head));
+	EXPECT_FALSE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	kvm_munmap(other_mem, self->block);
+	kvm_close(other);
+	EXPECT_BLOCK_LOST();
 }
 
 /* Lowered while they are in use, and while they are reserved. */

@@ -225,6 +225,7 @@ static inline void gmem_break_page(void *page)
 }
 
 #define GMEM_CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+#define GMEM_UNPOISON_PFN	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 
 /* To one of the files of /sys/kernel/debug/hwpoison; with errno of the write. */
 static inline bool gmem_write_pfn(const char *path, u64 pfn)

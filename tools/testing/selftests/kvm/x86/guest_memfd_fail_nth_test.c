@@ -15,6 +15,7 @@
 
 #include "guest_memfd_fail_nth.h"
 #include "guest_memfd_hugetlb.h"
+#include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -1100,6 +1101,64 @@ TEST_F(deferred, block_goes_back_though_nobody_gets_memory)
 
 	close(filters[0]);
 	close(filters[1]);
+	kvm_vm_free(vm);
+}
+
+static pid_t taker_tid;
+
+static long take_block(void *fd)
+{
+	WRITE_ONCE(taker_tid, kvm_gettid());
+	return fallocate(*(int *)fd, FALLOC_FL_KEEP_SIZE, 0, SZ_2M) ? errno : 0;
+}
+
+static void taker_gets_no_memory(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/make-it-fail", READ_ONCE(taker_tid));
+	TEST_ASSERT(!write_file(path, "1"), "Cannot write %s", path);
+}
+
+/* Then it is not memory_failure() that keeps it from being dissolved. */
+TEST_F(deferred, broken_block_stays_in_the_pool_without_memory_for_its_struct_pages)
+{
+	struct gmem_pool_counts before = gmem_pool_count(SZ_2M);
+	struct kvm_vm *vm;
+	struct job taker;
+	char hvo[16];
+	u8 *mem;
+	u64 head;
+	int fd;
+
+	if (read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", hvo, sizeof(hvo)) || hvo[0] != '1')
+		SKIP(return, "hugetlb_free_vmemmap=on is not on the command line");
+	if (!gmem_can_break_page(SZ_2M) || !stall_is_supported())
+		SKIP(return, "no CONFIG_HWPOISON_INJECT or CONFIG_GUEST_MEMFD_STALL");
+
+	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	fd = vm_create_guest_memfd(vm, SZ_2M, SHARED_FILE | gmem_hugetlb_flag(SZ_2M));
+	mem = gmem_map_pages(fd, UNIT);
+	head = gmem_pfn(mem);
+	gmem_punch_pages(fd, 0, UNIT);
+
+	stall_arm("taken");
+	job_start(&taker, take_block, &fd);
+	ASSERT_TRUE(stall_is_reached("taken"));
+	gmem_break_pfn(head + 5);
+	taker_gets_no_memory();
+	stall_release("taken");
+	EXPECT_EQ(ENOSPC, job_wait(&taker));
+	before.resv++;
+	EXPECT_TRUE(gmem_pool_is(SZ_2M, before));
+	EXPECT_TRUE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
+
+	EXPECT_TRUE(gmem_write_pfn(GMEM_UNPOISON_PFN, head));
+	EXPECT_EQ(0, gmem_peek(mem));
+	kvm_munmap(mem, SZ_2M);
+	kvm_close(fd);
+	before.resv--;
+	EXPECT_TRUE(gmem_pool_becomes(SZ_2M, before));
 	kvm_vm_free(vm);
 }
 

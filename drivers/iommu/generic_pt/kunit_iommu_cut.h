@@ -7,6 +7,7 @@
  * until the walks of that moment are over, like an invalidation does.
  */
 #include <linux/delay.h>
+#include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/prandom.h>
 #include <kunit/static_stub.h>
@@ -256,19 +257,34 @@ static void sync_gather(struct kunit *test, struct iommu_iotlb_gather *gather)
 	iommu_iotlb_sync(&priv->domain, gather);
 }
 
-static void do_cut(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len)
+static void do_reserve(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len,
+		       struct iommu_pages_list *reserve)
 {
-	struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+	struct kunit_iommu_priv *priv = test->priv;
+
+	KUNIT_ASSERT_NO_ERRNO(test, iommu_cut_reserve(&priv->domain, va, len,
+						      GFP_KERNEL, reserve));
+}
+
+static void do_cut_reserved(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len,
+			    struct iommu_pages_list *reserve)
+{
 	struct kunit_iommu_priv *priv = test->priv;
 	struct iommu_iotlb_gather gather;
 
 	iommu_iotlb_gather_init(&gather);
-	KUNIT_ASSERT_NO_ERRNO(test, iommu_cut_reserve(&priv->domain, va, len,
-						      GFP_KERNEL, &reserve));
-	KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain, va, len, &reserve,
+	KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain, va, len, reserve,
 					      &gather));
-	KUNIT_ASSERT_TRUE(test, iommu_pages_list_empty(&reserve));
+	KUNIT_ASSERT_TRUE(test, iommu_pages_list_empty(reserve));
 	sync_gather(test, &gather);
+}
+
+static void do_cut(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len)
+{
+	struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+
+	do_reserve(test, va, len, &reserve);
+	do_cut_reserved(test, va, len, &reserve);
 }
 
 static void do_join(struct kunit *test, const struct cut_pair *pair)
@@ -1481,6 +1497,202 @@ static void test_cut_random(struct kunit *test)
 	do_unmap(test, va, len);
 }
 
+#if IS_ENABLED(CONFIG_X86) && IS_ENABLED(CONFIG_KPROBES)
+/* What CPUs' caches had of the table, and what a walk to the hole found then */
+struct cut_flush {
+	unsigned long start;
+	unsigned long last;
+	struct pt_table_p *tables[PT_MAX_TOP_LEVEL + 1];
+	unsigned int leaf_lg2;
+};
+
+struct cut_flushes {
+	struct kprobe kp;
+	struct task_struct *task;
+	struct pt_common *common;
+	pt_vaddr_t va;
+	unsigned int num;
+	struct cut_flush flush[64];
+};
+
+static int __tables_to(struct pt_range *range, void *arg, unsigned int level,
+		       struct pt_table_p *table)
+{
+	struct pt_state pts = pt_init(range, level, table);
+	struct cut_flush *flush = arg;
+
+	flush->tables[level] = table;
+	switch (pt_load_single_entry(&pts)) {
+	case PT_ENTRY_EMPTY:
+		return 0;
+	case PT_ENTRY_TABLE:
+		return pt_descend(&pts, arg, __tables_to);
+	case PT_ENTRY_OA:
+		flush->leaf_lg2 = pt_entry_oa_lg2sz(&pts);
+	}
+	return 0;
+}
+
+static void walk_to(struct pt_common *common, pt_vaddr_t va,
+		    struct cut_flush *flush)
+{
+	struct pt_range range = pt_make_range(common, va, va);
+
+	memset(flush, 0, sizeof(*flush));
+	pt_walk_range(&range, __tables_to, flush);
+}
+
+static int note_flush(struct kprobe *kp, struct pt_regs *regs)
+{
+	struct cut_flushes *flushes = container_of(kp, struct cut_flushes, kp);
+	struct cut_flush *flush = &flushes->flush[flushes->num];
+
+	if (current != flushes->task ||
+	    flushes->num == ARRAY_SIZE(flushes->flush))
+		return 0;
+
+	walk_to(flushes->common, flushes->va, flush);
+	flush->start = regs_get_kernel_argument(regs, 0);
+	flush->last = flush->start + regs_get_kernel_argument(regs, 1) - 1;
+	flushes->num++;
+	return 0;
+}
+
+static void unregister_kprobe_action(void *kp)
+{
+	unregister_kprobe(kp);
+}
+
+static struct cut_flushes *note_flushes(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_flushes *flushes;
+
+	flushes = kunit_kzalloc(test, sizeof(*flushes), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, flushes);
+	flushes->kp.symbol_name = "clflush_cache_range";
+	flushes->kp.pre_handler = note_flush;
+	flushes->task = current;
+	flushes->common = priv->common;
+	KUNIT_ASSERT_NO_ERRNO(test, register_kprobe(&flushes->kp));
+	KUNIT_ASSERT_NO_ERRNO(test, kunit_add_action_or_reset(
+					    test, unregister_kprobe_action,
+					    &flushes->kp));
+	return flushes;
+}
+
+/* All of the table was flushed while HW could not find it yet */
+static bool flushed_before(const struct cut_flushes *flushes,
+			   struct pt_table_p *table, unsigned int level)
+{
+	unsigned long start = (unsigned long)table;
+	unsigned int i;
+
+	for (i = 0; i != flushes->num; i++)
+		if (flushes->flush[i].tables[level] != table &&
+		    flushes->flush[i].start <= start &&
+		    flushes->flush[i].last >=
+			    start + log2_to_int(PT_TABLEMEM_LG2SZ) - 1)
+			return true;
+	return false;
+}
+
+/* The item for va was flushed when it had the leaf, or the table for level */
+static bool flushed_after(struct kunit *test, const struct cut_flushes *flushes,
+			  unsigned int item_level, unsigned int leaf_lg2,
+			  struct pt_table_p *table)
+{
+	unsigned int i;
+
+	for (i = 0; i != flushes->num; i++) {
+		const struct cut_flush *flush = &flushes->flush[i];
+		struct pt_range range =
+			pt_make_range(flushes->common, flushes->va, flushes->va);
+		struct pt_state pts =
+			pt_init(&range, item_level, flush->tables[item_level]);
+		unsigned long item =
+			(unsigned long)pts.table +
+			pt_range_to_index(&pts) * PT_ITEM_WORD_SIZE;
+
+		if (flush->start > item ||
+		    flush->last < item + PT_ITEM_WORD_SIZE - 1)
+			continue;
+		if (table ? flush->tables[item_level - 1] == table :
+			    flush->leaf_lg2 == leaf_lg2)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * HW that does not look into the caches of CPUs finds no table before what is in
+ * it, and each change once the flush of the IOTLB begins
+ */
+static void test_cut_flushes_caches(struct kunit *test)
+{
+	struct kunit_iommu_priv *priv = test->priv;
+	struct cut_flushes *flushes;
+	struct cut_pair pair = {};
+	unsigned int num = 0;
+
+	if (!pt_feature(priv->common, PT_FEAT_DMA_INCOHERENT))
+		kunit_skip(test, "HW walks the caches of CPUs");
+
+	flushes = note_flushes(test);
+	while (next_cut(test, &pair)) {
+		unsigned int leaf_level = pt_pgsz_lg2_to_level(
+			priv->common, pair.leaf_lg2);
+		unsigned int hole_level = pt_pgsz_lg2_to_level(
+			priv->common, pair.hole_lg2);
+		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
+		struct cut_flush cut;
+		unsigned int level;
+
+		do_map(test, pair.va, pair.oa, pair.len);
+		flushes->va = pair.hole_va;
+		/* A table is flushed when it is allocated, but empty */
+		do_reserve(test, pair.hole_va, pair.hole_len, &reserve);
+		flushes->num = 0;
+		do_cut_reserved(test, pair.hole_va, pair.hole_len, &reserve);
+		KUNIT_ASSERT_LT(test, flushes->num, ARRAY_SIZE(flushes->flush));
+		walk_to(priv->common, pair.hole_va, &cut);
+		KUNIT_ASSERT_EQ(test, cut.leaf_lg2, pair.hole_lg2);
+		for (level = hole_level; level != leaf_level; level++)
+			KUNIT_ASSERT_TRUE(test,
+					  flushed_before(flushes,
+							 cut.tables[level],
+							 level));
+		KUNIT_ASSERT_TRUE(
+			test, flushed_after(test, flushes, leaf_level,
+					    pair.hole_lg2,
+					    hole_level == leaf_level ?
+						    NULL :
+						    cut.tables[leaf_level - 1]));
+
+		flushes->num = 0;
+		do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
+		KUNIT_ASSERT_TRUE(test, flushed_after(test, flushes, hole_level,
+						      0, NULL));
+		flushes->num = 0;
+		do_replace(test, pair.hole_va,
+			   pair.oa + (pair.hole_va - pair.va), pair.hole_len,
+			   IOMMU_READ | IOMMU_WRITE);
+		KUNIT_ASSERT_TRUE(test, flushed_after(test, flushes, hole_level,
+						      pair.hole_lg2, NULL));
+
+		flushes->num = 0;
+		do_join(test, &pair);
+		KUNIT_ASSERT_LT(test, flushes->num, ARRAY_SIZE(flushes->flush));
+		KUNIT_ASSERT_TRUE(test, flushed_after(test, flushes, leaf_level,
+						      pair.leaf_lg2, NULL));
+		do_unmap(test, pair.va, pair.len);
+		num++;
+	}
+	if (!num)
+		kunit_skip(test, "Test needs two page sizes");
+}
+#endif
+
 static struct kunit_case iommu_cut_test_cases[] = {
 	KUNIT_CASE_FMT(test_cut_pairs),
 	KUNIT_CASE_FMT(test_cut_empty),
@@ -1491,6 +1703,9 @@ static struct kunit_case iommu_cut_test_cases[] = {
 	KUNIT_CASE_FMT(test_cut_end),
 	KUNIT_CASE_FMT(test_cut_fewer_sizes),
 	KUNIT_CASE_FMT(test_cut_nomem),
+#if IS_ENABLED(CONFIG_X86) && IS_ENABLED(CONFIG_KPROBES)
+	KUNIT_CASE_FMT(test_cut_flushes_caches),
+#endif
 	KUNIT_CASE_FMT(test_cut_reader),
 	KUNIT_CASE_FMT(test_cut_by_unmap_is_seen),
 	KUNIT_CASE_FMT(test_cut_dirty),

@@ -16,7 +16,7 @@ help:
 	@echo 'make patches  write the commits of build/linux back to patches/ and to our files'
 	@echo 'make series   write patches and our files as mail for git am to build/series, and prove it'
 	@echo 'make check    checkpatch, sparse, W=1, kernel-doc, lock assertions, shellcheck (part of make test)'
-	@echo 'make bisect   build the kernel at the end of each part of the series (EACH=1: at each patch)'
+	@echo 'make bisect   build and boot the kernel at the end of each part of the series (EACH=1: at each patch)'
 	@echo 'make setup    install the Debian packages needed'
 	@echo 'make clean    remove build/ (the cache outside the checkout stays)'
 	@echo

@@ -5,7 +5,11 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guest_memfd_direct_map.h"
@@ -331,6 +335,129 @@ TEST_F(hidden, broken_page_stays_out_until_it_is_mended)
 	}
 	mend_page(self->pfn);
 	EXPECT_TRUE(direct_map_has(self->pfn));
+}
+
+/*
+ * All at once
+ */
+
+#define STORM_THREADS	3
+#define STORM_ROUNDS	200
+/* What breaks is known by its frame, so nobody else may give that back. */
+#define STORM_BROKEN	8
+
+struct storm {
+	struct kvm_vm *vm;
+	int fd;
+	u8 *mem;
+	/* Not those before it, which are for what breaks */
+	u64 first;
+};
+
+static void storm_other_file(struct storm *storm, u64 nr_pages)
+{
+	int fd = __vm_create_guest_memfd(storm->vm,
+					 gmem_whole_blocks(nr_pages) * GMEM_PAGE_SIZE,
+					 HIDDEN | (gmem_has_blocks() ?
+						   gmem_hugetlb_flag(gmem_block_size()) : 0));
+
+	if (fd < 0)
+		return;
+	fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, nr_pages * GMEM_PAGE_SIZE);
+	kvm_close(fd);
+}
+
+/* What fails has to leave the direct map alone as well. */
+static void storm_round(struct storm *storm, unsigned int *seed)
+{
+	u64 first = storm->first + rand_r(seed) % (NR_PAGES - storm->first);
+	u64 nr_pages = 1 + rand_r(seed) % min(NR_PAGES - first, 64ul);
+	u64 offset = first * GMEM_PAGE_SIZE, size = nr_pages * GMEM_PAGE_SIZE;
+	u64 __maybe_unused error_offset;
+
+	switch (rand_r(seed) % 6) {
+	case 0:
+		fallocate(storm->fd, FALLOC_FL_KEEP_SIZE, offset, size);
+		break;
+	case 1:
+		if (gmem_has_blocks())
+			offset = storm->first * GMEM_PAGE_SIZE, size = gmem_block_size();
+		fallocate(storm->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			  offset, size);
+		break;
+	case 2:
+		/* Writes by the user's address: no signal where it can't. */
+		syscall(__NR_getrandom, storm->mem + offset, 1, 0);
+		break;
+	case 3:
+		madvise(storm->mem + offset, size, MADV_DONTNEED);
+		break;
+	case 4:
+		storm_other_file(storm, nr_pages);
+		break;
+#ifdef __x86_64__
+	default:
+		__gmem_set_memory_attributes(storm->fd, offset, size,
+					     rand_r(seed) & 1 ?
+					     KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+					     &error_offset);
+#endif
+	}
+}
+
+static void *storm_thread(void *arg)
+{
+	unsigned int seed = kvm_gettid(), i;
+
+	for (i = 0; i < STORM_ROUNDS; i++)
+		storm_round(arg, &seed);
+	return NULL;
+}
+
+/* The frames that broke; they are no longer in the file. */
+static unsigned int storm_break(struct storm *storm, u64 *pfns)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < STORM_BROKEN && storm->first; i++) {
+		u8 *broken = storm->mem + i % storm->first * GMEM_PAGE_SIZE;
+
+		pfns[n] = gmem_pfn(broken);
+		gmem_break_pfn(pfns[n++]);
+		gmem_punch_pages(storm->fd, 0, storm->first);
+		usleep(20000);
+	}
+	return n;
+}
+
+TEST_F(hidden, exactly_the_file_is_out_after_a_storm)
+{
+	struct storm storm = { .vm = self->vm, .fd = self->fd, .mem = self->mem };
+	pthread_t threads[STORM_THREADS];
+	u64 pfns[STORM_BROKEN];
+	unsigned int i, nr_broken;
+
+	if (gmem_block_size() == SZ_1G)
+		SKIP(return, "to populate a block of a GiB takes seconds");
+	if (!access(GMEM_CORRUPT_PFN, W_OK))
+		storm.first = gmem_whole_blocks(STORM_BROKEN);
+
+	for (i = 0; i < STORM_THREADS; i++)
+		kvm_pthread_create(&threads[i], NULL, storm_thread, &storm);
+	nr_broken = storm_break(&storm, pfns);
+	for (i = 0; i < STORM_THREADS; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	/* Blocks that wait for a thread are on their way back. */
+	usleep(GMEM_JOIN_MSECS * 1000);
+	self->missing = missing_now();
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+
+	/* A block is lost either way, and its page says why. */
+	for (i = 0; i < nr_broken && !gmem_has_blocks(); i++)
+		mend_page(pfns[i]);
+	self->missing = missing_now();
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
 }
 
 /*

@@ -187,6 +187,8 @@ void direct_map_restore(struct page *page, unsigned long nr_pages)
  * direct_map_restore_unpoisoned() - a page is not broken after all
  * @page: the page, which nobody uses
  *
+ * What it holds is cleared: nobody could do that when its owner let go of it.
+ *
  * Context: may sleep.
  */
 void direct_map_restore_unpoisoned(struct page *page)
@@ -196,7 +198,8 @@ void direct_map_restore_unpoisoned(struct page *page)
 		return;
 
 	/* It was taken out by itself, or others were put back around it. */
-	WARN_ON_ONCE(set_direct_map_valid_noflush(page, 1, true));
+	if (!WARN_ON_ONCE(set_direct_map_valid_noflush(page, 1, true)))
+		clear_highpage(page);
 }
 
 /**

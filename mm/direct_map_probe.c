@@ -123,7 +123,10 @@ static ssize_t probe_read(struct file *file, char __user *buf, size_t count,
 
 	for (done = 0; done < count && !fatal_signal_pending(current); done += n) {
 		n = min(count - done, PAGE_SIZE);
+		/* Memory that is removed takes its page tables with it. */
+		get_online_mems();
 		probe_range(levels, pfn + done, n);
+		put_online_mems();
 		if (copy_to_user(buf + done, levels, n))
 			break;
 		cond_resched();

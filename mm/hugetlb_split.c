@@ -40,7 +40,8 @@
  * Return: the folio, charged to the caller's cgroups and with one reference, or
  * an ERR_PTR:
  *
- * * -ENOSPC: there is none on the nodes of @mpoli, or a cgroup is at its limit
+ * * -ENOSPC: there is none on the nodes of @mpoli that can be pinned, or a cgroup is
+ *   at its limit
  */
 struct folio *hugetlb_take_folio(struct hstate *h,
 				 struct hugepage_subpool *spool,
@@ -284,40 +285,11 @@ static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)
 	}
 }
 
-/*
- * A folio that can't be taken must not stand for what somebody else has reserved:
- * the owner of the reservation bears the loss.  Unless somebody holds the folio
- * for a moment: it is not free yet, and so is not the reservation.
- */
-static bool hugetlb_cancel_reservation(struct folio *folio, struct hstate *h,
-				       struct hugepage_subpool *spool)
-{
-	guard(spinlock_irq)(&hugetlb_lock);
-
-	if (!folio_test_hugetlb(folio) || folio_ref_count(folio))
-		return false;
-	/* It was something else that kept the folio from being dissolved. */
-	if (h->free_huge_pages > h->resv_huge_pages)
-		return true;
-
-	/* Nobody else takes from @spool or gives back. */
-	scoped_guard(spinlock, &spool->lock) {
-		if (!spool->rsv_hpages)
-			return false;
-		spool->min_hpages--;
-		spool->rsv_hpages--;
-	}
-	h->resv_huge_pages--;
-	return true;
-}
-
-static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
+static void hugetlb_put_broken(struct folio *folio,
 			       struct hugepage_subpool *spool)
 {
 	folio_put(folio);
-	if (dissolve_free_hugetlb_folio(folio) && spool &&
-	    hugetlb_cancel_reservation(folio, h, spool))
-		dissolve_free_hugetlb_folio(folio);
+	dissolve_hugetlb_folio(folio, spool);
 }
 
 /**
@@ -354,7 +326,7 @@ static void hugetlb_tell_broken(struct folio *folio, unsigned long nr_broken)
 {
 }
 
-static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
+static void hugetlb_put_broken(struct folio *folio,
 			       struct hugepage_subpool *spool)
 {
 }
@@ -378,7 +350,6 @@ static void hugetlb_put_broken(struct folio *folio, struct hstate *h,
  */
 void hugetlb_return_folio(struct folio *folio, struct hugepage_subpool *spool)
 {
-	struct hstate *h = folio_hstate(folio);
 	unsigned int tries;
 
 	hugetlb_set_folio_subpool(folio, spool);
@@ -389,7 +360,7 @@ void hugetlb_return_folio(struct folio *folio, struct hugepage_subpool *spool)
 
 	for (tries = 0; tries < HUGETLB_RETURN_TRIES; tries++) {
 		if (memory_failure_tryhold()) {
-			hugetlb_put_broken(folio, h, spool);
+			hugetlb_put_broken(folio, spool);
 			memory_failure_release();
 			return;
 		}
@@ -439,7 +410,7 @@ void hugetlb_join_folio(struct hugetlb_split *split,
 	hugetlb_tell_broken(folio, nr_broken);
 	folio_ref_unfreeze(folio, 1);
 	if (nr_broken)
-		hugetlb_put_broken(folio, h, spool);
+		hugetlb_put_broken(folio, spool);
 	else
 		folio_put(folio);
 }

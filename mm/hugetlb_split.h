@@ -51,5 +51,6 @@ void hugetlb_return_folio(struct folio *folio, struct hugepage_subpool *spool);
 void hugetlb_join_folio(struct hugetlb_split *split,
 			struct hugepage_subpool *spool);
 void hugetlb_free_healthy(struct folio *folio);
+int dissolve_hugetlb_folio(struct folio *folio, struct hugepage_subpool *spool);
 
 #endif /* _MM_HUGETLB_SPLIT_H */

@@ -8,6 +8,7 @@
 #include <linux/debugfs.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
+#include <linux/sched.h>
 #include <linux/seq_file.h>
 
 #include "internal.h"
@@ -31,6 +32,28 @@ static unsigned int gmem_run_order(const struct gmem_inode *gi, pgoff_t start,
 	return 0;
 }
 
+static pgoff_t gmem_run_end(struct gmem_inode *gi, pgoff_t start, bool *private)
+{
+	pgoff_t nr_pages = gmem_nr_pages(gi);
+	pgoff_t end, next, limit;
+	bool next_private;
+
+	/* RCU must not wait until the end of a long run is found. */
+	for (end = start; end < nr_pages; end = next) {
+		limit = end + min(nr_pages - end, GMEM_COUNT_PAGES);
+		next = gmem_state_run_end(&gi->state, end, limit, &next_private);
+		if (end == start)
+			*private = next_private;
+		else if (next_private != *private)
+			return end;
+		if (next < limit)
+			return next;
+		cond_resched();
+	}
+
+	return end;
+}
+
 /*
  * The position is the first page of a run.  invalidate_lock is held for what
  * fits into the buffer, so runs that are printed together were true together.
@@ -49,8 +72,7 @@ static void *gmem_runs_next(struct seq_file *m, void *v, loff_t *pos)
 	struct gmem_inode *gi = m->private;
 	bool private;
 
-	*pos = gmem_state_run_end(&gi->state, *pos, gmem_nr_pages(gi),
-				  &private);
+	*pos = gmem_run_end(gi, *pos, &private);
 	return *pos < gmem_nr_pages(gi) ? pos : NULL;
 }
 
@@ -69,8 +91,7 @@ static int gmem_runs_show(struct seq_file *m, void *v)
 	pgoff_t end;
 	bool private;
 
-	end = gmem_state_run_end(&gi->state, start, gmem_nr_pages(gi),
-				 &private);
+	end = gmem_run_end(gi, start, &private);
 	seq_printf(m, "0x%llx 0x%llx %s %u\n", (u64)start << PAGE_SHIFT,
 		   (u64)(end - start) << PAGE_SHIFT,
 		   private ? "private" : "shared",

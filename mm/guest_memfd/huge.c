@@ -17,6 +17,7 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/refcount.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
@@ -159,6 +160,18 @@ bool guest_memfd_supports_hugetlb(void)
 }
 EXPORT_SYMBOL_GPL(guest_memfd_supports_hugetlb);
 
+/*
+ * More than there can be is refused before it is charged: of a cgroup without a
+ * limit, it would leave nothing to anybody else meanwhile.
+ */
+static bool gmem_pool_fits(const struct hstate *h, unsigned long nr_blocks)
+{
+	unsigned long nr_pages = READ_ONCE(h->nr_huge_pages);
+
+	return nr_blocks <= nr_pages ||
+	       nr_blocks - nr_pages <= READ_ONCE(h->nr_overcommit_huge_pages);
+}
+
 /**
  * gmem_pool_create() - reserve the blocks of an inode
  * @size: of the file, in bytes
@@ -177,11 +190,14 @@ struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
 {
 	struct hstate *h = gmem_pool_hstate(flags);
 	struct gmem_pool *pool;
+	unsigned int pin;
 
 	if (IS_ERR(h))
 		return ERR_CAST(h);
 	if (!IS_ALIGNED(size, huge_page_size(h)))
 		return ERR_PTR(-EINVAL);
+	if (!gmem_pool_fits(h, size >> huge_page_shift(h)))
+		return ERR_PTR(-ENOMEM);
 
 	pool = kzalloc_obj(*pool, GFP_KERNEL_ACCOUNT);
 	if (!pool)
@@ -197,8 +213,13 @@ struct gmem_pool *gmem_pool_create(loff_t size, unsigned int flags)
 					      size >> PAGE_SHIFT, &pool->rsvd))
 		goto err_pool;
 
-	/* No maximum: a block that waits may be replaced by one nobody reserved. */
+	/*
+	 * No maximum: a block that waits may be replaced by one nobody reserved.
+	 * What the pool grows by must be fit for hugetlb_take_folio().
+	 */
+	pin = memalloc_pin_save();
 	pool->spool = hugepage_new_subpool(h, -1, pool->nr_reserved);
+	memalloc_pin_restore(pin);
 	if (!pool->spool)
 		goto err_rsvd;
 
@@ -461,8 +482,9 @@ static bool gmem_block_is_full(const struct gmem_block *block)
  * Context: invalidate_lock held, at least shared; may sleep.
  * Return: 0, or a negative errno; next time it goes on where it has stopped:
  *
- * * -ENOSPC: no block is left on the nodes allowed by the policy, a cgroup has
- *   reached its limit, or there is no memory for the struct pages of the block
+ * * -ENOSPC: no block is left on the nodes allowed by the policy, but those in
+ *   ZONE_MOVABLE or of CMA, a cgroup has reached its limit, or there is no memory
+ *   for the struct pages of the block
  * * -ENOMEM: no memory for what finds the pages, or to split an entry of the
  *   direct map
  * * -EINTR: a fatal signal is pending

@@ -29,9 +29,6 @@
 static struct vfsmount *gmem_mnt __ro_after_init;
 static struct kmem_cache *gmem_inode_cachep __ro_after_init;
 
-/* A TiB with 4 KiB pages: a few milliseconds at the worst. */
-#define GMEM_COUNT_PAGES	(GMEM_CHUNK_PAGES << 10)
-
 /*
  * fallocate
  */
@@ -56,27 +53,38 @@ static int gmem_remove_locked(struct gmem_inode *gi,
 
 static int gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 {
-	const struct guest_memfd_change change = {
+	struct gmem_inode *gi = gmem_i(inode);
+	struct guest_memfd_change change = {
 		.inode = inode,
-		.start = start,
-		.end = min(end, gmem_nr_pages(gmem_i(inode))),
 		.type = GUEST_MEMFD_REMOVE,
 	};
 	int err;
 
 	/* There is nothing behind the end of the file, so no view to disturb. */
-	if (change.start >= change.end)
+	end = min(end, gmem_nr_pages(gi));
+	if (start >= end)
 		return 0;
 	/* No part of a block goes back to the pool, and no zeroes are written. */
-	if (!IS_ALIGNED(change.start | change.end,
-			1UL << gmem_block_order(gmem_i(inode))))
+	if (!IS_ALIGNED(start | end, 1UL << gmem_block_order(gi)))
 		return -EINVAL;
 
-	filemap_invalidate_lock(inode->i_mapping);
-	err = gmem_remove_locked(gmem_i(inode), &change);
-	filemap_invalidate_unlock(inode->i_mapping);
+	/* vCPUs wait for the lock meanwhile, and cannot be killed. */
+	for (; start < end; start = change.end) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
 
-	return err;
+		change.start = start;
+		change.end = min(end, round_down(start, GMEM_CHUNK_PAGES) +
+				      GMEM_CHUNK_PAGES);
+		filemap_invalidate_lock(inode->i_mapping);
+		err = gmem_remove_locked(gi, &change);
+		filemap_invalidate_unlock(inode->i_mapping);
+		if (err)
+			return err;
+		cond_resched();
+	}
+
+	return 0;
 }
 
 static int gmem_populate(struct gmem_inode *gi, pgoff_t start, pgoff_t end)

@@ -46,6 +46,12 @@ struct gmem_poison {
 
 struct gmem_pool;
 
+/*
+ * As many as are looked at before others get a chance.  A TiB with 4 KiB pages: a
+ * few milliseconds at the worst.
+ */
+#define GMEM_COUNT_PAGES	(GMEM_CHUNK_PAGES << 10)
+
 /* What a block has of each of its pages, so that none is ever freed by itself. */
 #define GMEM_BLOCK_REFS		1
 

@@ -60,6 +60,9 @@ struct kunit_cut_priv {
 	/* What was flushed last */
 	unsigned long flush_start;
 	unsigned long flush_last;
+	/* Of which levels, if the driver gets to know */
+	u8 leaf_levels;
+	u8 table_levels;
 	unsigned int num_syncs;
 	/* What HW was told that it is present */
 	unsigned long map_start;
@@ -89,6 +92,8 @@ static void cut_iotlb_sync(struct iommu_domain *domain,
 
 	cut->flush_start = gather->start;
 	cut->flush_last = gather->end;
+	cut->leaf_levels = gather->pt.leaf_levels_bitmap;
+	cut->table_levels = gather->pt.table_levels_bitmap;
 	cut->num_syncs++;
 	iommu_put_pages_list(&gather->freelist);
 }
@@ -252,9 +257,26 @@ static void check_all(struct kunit *test, const struct cut_pair *pair)
 
 static void sync_gather(struct kunit *test, struct iommu_iotlb_gather *gather)
 {
-	struct kunit_iommu_priv *priv = test->priv;
+	struct kunit_cut_priv *cut = test->priv;
 
-	iommu_iotlb_sync(&priv->domain, gather);
+	/* It is not called for nothing */
+	cut->flush_start = ULONG_MAX;
+	cut->flush_last = 0;
+	iommu_iotlb_sync(&cut->base.domain, gather);
+}
+
+/* All of the range was flushed, and a walk that had got to these levels */
+static void check_flush(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len,
+			unsigned int leaf_levels, unsigned int table_levels)
+{
+	struct kunit_cut_priv *cut = test->priv;
+
+	KUNIT_ASSERT_LE(test, cut->flush_start, (unsigned long)va);
+	KUNIT_ASSERT_GE(test, cut->flush_last, (unsigned long)(va + len - 1));
+	if (!pt_feature(cut->base.common, PT_FEAT_DETAILED_GATHER))
+		return;
+	KUNIT_ASSERT_EQ(test, cut->leaf_levels & leaf_levels, leaf_levels);
+	KUNIT_ASSERT_EQ(test, cut->table_levels, table_levels);
 }
 
 static void do_reserve(struct kunit *test, pt_vaddr_t va, pt_vaddr_t len,
@@ -365,12 +387,14 @@ static void test_cut_pairs(struct kunit *test)
 
 	while (next_pair(test, &pair)) {
 		struct iommu_pages_list reserve = IOMMU_PAGES_LIST_INIT(reserve);
-		unsigned long last = pair.va + pair.len - 1;
 		struct iommu_iotlb_gather gather;
+		unsigned int leaf_level, hole_level;
 		unsigned int num_sync_maps;
 		long nr_tables;
 		int ret;
 
+		leaf_level = pt_pgsz_lg2_to_level(priv->common, pair.leaf_lg2);
+		hole_level = pt_pgsz_lg2_to_level(priv->common, pair.hole_lg2);
 		do_map(test, pair.va, pair.oa, pair.len);
 		nr_tables = nr_secondary_pagetable();
 		num_sync_maps = cut->num_sync_maps;
@@ -394,9 +418,7 @@ static void test_cut_pairs(struct kunit *test)
 						      &gather));
 		KUNIT_ASSERT_TRUE(test, iommu_pages_list_empty(&reserve));
 		sync_gather(test, &gather);
-		/* All of the old leaf was flushed */
-		KUNIT_ASSERT_LE(test, cut->flush_start, (unsigned long)pair.va);
-		KUNIT_ASSERT_GE(test, cut->flush_last, last);
+		check_flush(test, pair.va, pair.len, BIT(leaf_level), 0);
 		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable() - nr_tables,
 				expected_tables(test, &pair));
 		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.hole_va),
@@ -413,6 +435,8 @@ static void test_cut_pairs(struct kunit *test)
 						      &gather));
 
 		do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
+		check_flush(test, pair.hole_va, pair.hole_len, BIT(hole_level),
+			    0);
 		KUNIT_ASSERT_EQ(test, iommu_iova_to_phys(&priv->domain,
 							 pair.hole_va), 0);
 		check_around_hole(test, &pair);
@@ -434,8 +458,9 @@ static void test_cut_pairs(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, cut->map_len, (size_t)pair.hole_len);
 
 		do_join(test, &pair);
-		KUNIT_ASSERT_LE(test, cut->flush_start, (unsigned long)pair.va);
-		KUNIT_ASSERT_GE(test, cut->flush_last, last);
+		/* With each table that is gone */
+		check_flush(test, pair.va, pair.len, BIT(hole_level),
+			    GENMASK(leaf_level, 0) & ~GENMASK(hole_level, 0));
 		KUNIT_ASSERT_EQ(test, leaf_lg2sz(test, pair.va), pair.leaf_lg2);
 		KUNIT_ASSERT_EQ(test, count_valids(test), 1);
 		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable(), nr_tables);
@@ -1024,15 +1049,43 @@ static void expect_dirty(struct kunit *test, const struct cut_dirtier *dirtier)
 		KUNIT_EXPECT_TRUE(test, is_dirty(test, dirtier->va[i]));
 }
 
+static void cut_hole(struct kunit *test, const struct cut_pair *pair)
+{
+	do_cut(test, pair->hole_va, pair->hole_len);
+}
+
+/* HW writes to some places of the leaf, which is clean, during the change */
+static void write_during(struct kunit *test, const struct cut_pair *pair,
+			 void (*change)(struct kunit *test,
+					const struct cut_pair *pair))
+{
+	struct kunit_cut_priv *cut = test->priv;
+	struct cut_dirtier *dirtier = &cut->dirtier;
+	unsigned int i;
+
+	for (i = 0; i != ARRAY_SIZE(dirtier->va); i++)
+		dirtier->va[i] = pair->va + (get_random_u64() & (pair->len - 1));
+
+	/* Pairs with write_pages() */
+	smp_store_release(&dirtier->turn, dirtier->turn + 1);
+	ndelay(get_random_u32_below(2000));
+	change(test, pair);
+	/* Pairs with write_pages() */
+	while (smp_load_acquire(&dirtier->turn) & 1)
+		cond_resched();
+
+	KUNIT_EXPECT_EQ(test, dirtier->num, ARRAY_SIZE(dirtier->va));
+	expect_dirty(test, dirtier);
+}
+
 static void cut_dirty(struct kunit *test, unsigned int rounds)
 {
 	struct kunit_cut_priv *cut = test->priv;
 	struct kunit_iommu_priv *priv = test->priv;
 	unsigned int num_pairs = count_pairs(test);
 	unsigned long clean = 0, dirty = 0;
-	struct cut_dirtier *dirtier = &cut->dirtier;
 	struct cut_pair pair = {};
-	unsigned int i, k;
+	unsigned int i;
 
 	if (!pt_dirty_supported(priv->common) || !priv->iommu->ops->set_dirty)
 		kunit_skip(test,
@@ -1043,29 +1096,19 @@ static void cut_dirty(struct kunit *test, unsigned int rounds)
 
 		for (i = 0; i <= rounds / num_pairs; i++) {
 			do_map(test, pair.va, pair.oa, pair.len);
-			for (k = 0; k != ARRAY_SIZE(dirtier->va); k++)
-				dirtier->va[k] = pair.va + (get_random_u64() &
-							   (pair.len - 1));
-
-			/* Pairs with write_pages() */
-			smp_store_release(&dirtier->turn, dirtier->turn + 1);
-			ndelay(get_random_u32_below(2000));
-			do_cut(test, pair.hole_va, pair.hole_len);
-			/* Pairs with write_pages() */
-			while (smp_load_acquire(&dirtier->turn) & 1)
-				cond_resched();
-
-			KUNIT_EXPECT_EQ(test, dirtier->num,
-					ARRAY_SIZE(dirtier->va));
-			expect_dirty(test, dirtier);
+			write_during(test, &pair, cut_hole);
 			/* How often the cut came first */
 			if (is_dirty(test, pair.hole_va))
 				dirty++;
 			else
 				clean++;
-
 			do_join(test, &pair);
-			expect_dirty(test, dirtier);
+			expect_dirty(test, &cut->dirtier);
+			do_unmap(test, pair.va, pair.len);
+
+			do_map(test, pair.va, pair.oa, pair.len);
+			cut_hole(test, &pair);
+			write_during(test, &pair, do_join);
 			do_unmap(test, pair.va, pair.len);
 		}
 		stop_cut_thread(test);
@@ -1502,6 +1545,7 @@ static void test_cut_random(struct kunit *test)
 struct cut_flush {
 	unsigned long start;
 	unsigned long last;
+	unsigned int num_syncs;
 	struct pt_table_p *tables[PT_MAX_TOP_LEVEL + 1];
 	unsigned int leaf_lg2;
 };
@@ -1509,8 +1553,10 @@ struct cut_flush {
 struct cut_flushes {
 	struct kprobe kp;
 	struct task_struct *task;
-	struct pt_common *common;
+	struct kunit_cut_priv *cut;
 	pt_vaddr_t va;
+	/* Since the last reset_flushes() */
+	unsigned int num_syncs;
 	unsigned int num;
 	struct cut_flush flush[64];
 };
@@ -1551,9 +1597,11 @@ static int note_flush(struct kprobe *kp, struct pt_regs *regs)
 	    flushes->num == ARRAY_SIZE(flushes->flush))
 		return 0;
 
-	walk_to(flushes->common, flushes->va, flush);
+	walk_to(flushes->cut->base.common, flushes->va, flush);
 	flush->start = regs_get_kernel_argument(regs, 0);
-	flush->last = flush->start + regs_get_kernel_argument(regs, 1) - 1;
+	flush->last = flush->start +
+		      (unsigned int)regs_get_kernel_argument(regs, 1) - 1;
+	flush->num_syncs = flushes->cut->num_syncs;
 	flushes->num++;
 	return 0;
 }
@@ -1565,7 +1613,6 @@ static void unregister_kprobe_action(void *kp)
 
 static struct cut_flushes *note_flushes(struct kunit *test)
 {
-	struct kunit_iommu_priv *priv = test->priv;
 	struct cut_flushes *flushes;
 
 	flushes = kunit_kzalloc(test, sizeof(*flushes), GFP_KERNEL);
@@ -1573,12 +1620,18 @@ static struct cut_flushes *note_flushes(struct kunit *test)
 	flushes->kp.symbol_name = "clflush_cache_range";
 	flushes->kp.pre_handler = note_flush;
 	flushes->task = current;
-	flushes->common = priv->common;
+	flushes->cut = test->priv;
 	KUNIT_ASSERT_NO_ERRNO(test, register_kprobe(&flushes->kp));
 	KUNIT_ASSERT_NO_ERRNO(test, kunit_add_action_or_reset(
 					    test, unregister_kprobe_action,
 					    &flushes->kp));
 	return flushes;
+}
+
+static void reset_flushes(struct cut_flushes *flushes)
+{
+	flushes->num_syncs = flushes->cut->num_syncs;
+	flushes->num = 0;
 }
 
 /* All of the table was flushed while HW could not find it yet */
@@ -1597,8 +1650,11 @@ static bool flushed_before(const struct cut_flushes *flushes,
 	return false;
 }
 
-/* The item for va was flushed when it had the leaf, or the table for level */
-static bool flushed_after(struct kunit *test, const struct cut_flushes *flushes,
+/*
+ * The item for va was flushed when it had the table, or without that the leaf, and
+ * before the IOTLB was
+ */
+static bool flushed_after(const struct cut_flushes *flushes,
 			  unsigned int item_level, unsigned int leaf_lg2,
 			  struct pt_table_p *table)
 {
@@ -1607,14 +1663,16 @@ static bool flushed_after(struct kunit *test, const struct cut_flushes *flushes,
 	for (i = 0; i != flushes->num; i++) {
 		const struct cut_flush *flush = &flushes->flush[i];
 		struct pt_range range =
-			pt_make_range(flushes->common, flushes->va, flushes->va);
+			pt_make_range(flushes->cut->base.common, flushes->va,
+				      flushes->va);
 		struct pt_state pts =
 			pt_init(&range, item_level, flush->tables[item_level]);
 		unsigned long item =
 			(unsigned long)pts.table +
 			pt_range_to_index(&pts) * PT_ITEM_WORD_SIZE;
 
-		if (flush->start > item ||
+		if (flush->num_syncs != flushes->num_syncs ||
+		    flush->start > item ||
 		    flush->last < item + PT_ITEM_WORD_SIZE - 1)
 			continue;
 		if (table ? flush->tables[item_level - 1] == table :
@@ -1648,11 +1706,14 @@ static void test_cut_flushes_caches(struct kunit *test)
 		struct cut_flush cut;
 		unsigned int level;
 
+		/* Contiguous entries need no table */
+		if (hole_level == leaf_level)
+			continue;
 		do_map(test, pair.va, pair.oa, pair.len);
 		flushes->va = pair.hole_va;
 		/* A table is flushed when it is allocated, but empty */
 		do_reserve(test, pair.hole_va, pair.hole_len, &reserve);
-		flushes->num = 0;
+		reset_flushes(flushes);
 		do_cut_reserved(test, pair.hole_va, pair.hole_len, &reserve);
 		KUNIT_ASSERT_LT(test, flushes->num, ARRAY_SIZE(flushes->flush));
 		walk_to(priv->common, pair.hole_va, &cut);
@@ -1662,28 +1723,25 @@ static void test_cut_flushes_caches(struct kunit *test)
 					  flushed_before(flushes,
 							 cut.tables[level],
 							 level));
-		KUNIT_ASSERT_TRUE(
-			test, flushed_after(test, flushes, leaf_level,
-					    pair.hole_lg2,
-					    hole_level == leaf_level ?
-						    NULL :
-						    cut.tables[leaf_level - 1]));
+		KUNIT_ASSERT_TRUE(test,
+				  flushed_after(flushes, leaf_level, 0,
+						cut.tables[leaf_level - 1]));
 
-		flushes->num = 0;
+		reset_flushes(flushes);
 		do_replace(test, pair.hole_va, 0, pair.hole_len, 0);
-		KUNIT_ASSERT_TRUE(test, flushed_after(test, flushes, hole_level,
+		KUNIT_ASSERT_TRUE(test, flushed_after(flushes, hole_level,
 						      0, NULL));
-		flushes->num = 0;
+		reset_flushes(flushes);
 		do_replace(test, pair.hole_va,
 			   pair.oa + (pair.hole_va - pair.va), pair.hole_len,
 			   IOMMU_READ | IOMMU_WRITE);
-		KUNIT_ASSERT_TRUE(test, flushed_after(test, flushes, hole_level,
+		KUNIT_ASSERT_TRUE(test, flushed_after(flushes, hole_level,
 						      pair.hole_lg2, NULL));
 
-		flushes->num = 0;
+		reset_flushes(flushes);
 		do_join(test, &pair);
 		KUNIT_ASSERT_LT(test, flushes->num, ARRAY_SIZE(flushes->flush));
-		KUNIT_ASSERT_TRUE(test, flushed_after(test, flushes, leaf_level,
+		KUNIT_ASSERT_TRUE(test, flushed_after(flushes, leaf_level,
 						      pair.leaf_lg2, NULL));
 		do_unmap(test, pair.va, pair.len);
 		num++;

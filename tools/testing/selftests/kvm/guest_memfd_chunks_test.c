@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
@@ -405,6 +406,34 @@ TEST_F(chunks, hole_gives_a_mapping_of_a_broken_page_a_new_one)
 
 	gmem_punch_pages(self->fd, HELD / GMEM_PAGE_SIZE, 1);
 	EXPECT_EQ(0, gmem_peek(self->mem + HELD));
+}
+
+/*
+ * Holes, too
+ */
+
+TEST_F(chunks, killed_process_stops_its_hole_at_the_end_of_a_chunk)
+{
+	u64 each = gmem_fdinfo(self->fd, "allocated") / NR_CHUNKS;
+	int status;
+	pid_t pid;
+
+	if (!stall_is_supported())
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");
+
+	stall_arm("remove");
+	pid = fork();
+	if (!pid) {
+		gmem_punch_pages(self->fd, 0, NR_PAGES(FILE_SIZE));
+		_exit(0);
+	}
+	EXPECT_TRUE(stall_is_reached("remove"));
+	kill(pid, SIGKILL);
+	stall_release("remove");
+
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ((NR_CHUNKS - 1) * each, gmem_fdinfo(self->fd, "allocated"));
 }
 
 /*

@@ -131,6 +131,32 @@ TEST_F(watched, runs_follow_conversions)
 	EXPECT_STREQ(want, runs(self));
 }
 
+/* Its end is looked for a TiB at a time. */
+TEST(run_of_some_tib_is_one)
+{
+	const u64 size = 3 * 1024 * (u64)SZ_1G;
+	char path[64], text[256], want[128];
+	struct kvm_vm *vm;
+	int fd;
+
+	if (!gmem_can_convert())
+		SKIP(return, "no VM type with private memory");
+	if (access(DEBUGFS, X_OK))
+		SKIP(return, "no debugfs");
+
+	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	fd = vm_create_guest_memfd(vm, size, GUEST_MEMFD_FLAG_MMAP |
+				   GUEST_MEMFD_FLAG_INIT_SHARED);
+	gmem_pages_to_private(fd, size / GMEM_PAGE_SIZE - 1, 1);
+	snprintf(path, sizeof(path), DEBUGFS "/%lu/runs", ino_of(fd));
+	read_file(path, text, sizeof(text));
+	snprintf(want, sizeof(want), "0x0 0x%lx shared 0\n0x%lx 0x1000 private 0\n",
+		 size - GMEM_PAGE_SIZE, size - GMEM_PAGE_SIZE);
+	EXPECT_STREQ(want, text);
+	kvm_close(fd);
+	kvm_vm_free(vm);
+}
+
 /* More than one read() gets. */
 TEST_F(watched, many_runs_come_all_and_in_order)
 {

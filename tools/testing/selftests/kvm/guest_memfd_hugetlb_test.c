@@ -843,12 +843,32 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_o
 }
 
 /*
- * memory_failure() is at work for longer than anybody waits for it.  The folio is
- * like a broken one of hugetlbfs then: the file takes another, until it is unpoisoned.
+ * Block @_head is taken and breaks, and memory_failure() is at work on a page of
+ * another file for longer than anybody waits for it.  It stays in the pool as a
+ * broken one of hugetlbfs would, and the file takes another.
  */
+#define BREAK_FOLIO_OF_POOL(_fd, _mem, _other_mem, _head) do {			\
+	static struct job _taker, _fault, _breaking;				\
+	unsigned int _i;							\
+										\
+	(_head) = gmem_pfn(_mem);						\
+	gmem_punch_pages(*(_fd), 0, self->nr_pages);				\
+	stall_arm("taken");							\
+	job_start(&_taker, allocate_job, _fd);					\
+	ASSERT_TRUE(stall_is_reached("taken"));					\
+	for (_i = 5; _i < 9; _i++)						\
+		gmem_break_pfn((_head) + _i);					\
+	BREAK_LOCKED_PAGE(_other_mem, &_fault, &_breaking);			\
+	stall_release("taken");							\
+	EXPECT_EQ(job_wait(&_taker), 0);					\
+	EXPECT_EQ(job_is_done(&_breaking), false);				\
+	stall_release("fault_locked");						\
+	job_wait(&_breaking);							\
+	job_wait(&_fault);							\
+} while (0)
+
 TEST_F(hugetlb, broken_block_that_cannot_be_dissolved_stays_in_the_pool)
 {
-	static struct job taker, fault, breaking;
 	u8 *mem, *other_mem;
 	static int fd;
 	int other;
@@ -862,23 +882,10 @@ TEST_F(hugetlb, broken_block_that_cannot_be_dissolved_stays_in_the_pool)
 	gmem_poke(other_mem, 1);
 	fd = create(self, 1);
 	mem = gmem_map_pages(fd, self->nr_pages);
-	head = gmem_pfn(mem);
-	gmem_punch_pages(fd, 0, self->nr_pages);
-
-	stall_arm("taken");
-	job_start(&taker, allocate_job, &fd);
-	ASSERT_TRUE(stall_is_reached("taken"));
-	gmem_break_pfn(head + 5);
-	BREAK_LOCKED_PAGE(other_mem, &fault, &breaking);
-	stall_release("taken");
-	EXPECT_EQ(job_wait(&taker), 0);
-	EXPECT_EQ(job_is_done(&breaking), false);
+	BREAK_FOLIO_OF_POOL(&fd, mem, other_mem, head);
 	EXPECT_POOL(-2, 0);
 	EXPECT_TRUE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
 	EXPECT_NE(gmem_pfn(mem), head);
-	stall_release("fault_locked");
-	job_wait(&breaking);
-	job_wait(&fault);
 
 	EXPECT_TRUE(gmem_write_pfn(GMEM_UNPOISON_PFN, head));
 	EXPECT_FALSE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
@@ -888,6 +895,47 @@ TEST_F(hugetlb, broken_block_that_cannot_be_dissolved_stays_in_the_pool)
 	kvm_munmap(other_mem, self->block);
 	kvm_close(other);
 	EXPECT_BLOCK_LOST();
+}
+
+static long shrink_pool_job(void *unused)
+{
+	gmem_pool_write(SZ_2M, "nr_hugepages", 0);
+	return 0;
+}
+
+#define SHRINK_ROUNDS	5
+
+/* The list of its broken pages goes with the folio: KASAN looks. */
+TEST_F(hugetlb, broken_block_is_unpoisoned_while_the_pool_gives_it_up)
+{
+	static struct job shrinking, unpoisoning;
+	static u64 head;
+	u8 *mem, *other_mem;
+	static int fd;
+	int other, i;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
+
+	for (i = 0; i < SHRINK_ROUNDS; i++) {
+		other = create(self, 1);
+		other_mem = gmem_map_pages(other, self->nr_pages);
+		gmem_poke(other_mem, 1);
+		fd = create(self, 1);
+		mem = gmem_map_pages(fd, self->nr_pages);
+		BREAK_FOLIO_OF_POOL(&fd, mem, other_mem, head);
+		kvm_munmap(mem, self->block);
+		kvm_close(fd);
+		kvm_munmap(other_mem, self->block);
+		kvm_close(other);
+
+		job_start(&shrinking, shrink_pool_job, NULL);
+		job_start(&unpoisoning, unpoison_job, &head);
+		job_wait(&shrinking);
+		job_wait(&unpoisoning);
+		EXPECT_EQ(gmem_pool_read(self->block, "nr_hugepages"), 0);
+		gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+	}
 }
 
 /* Lowered while they are in use, and while they are reserved. */
@@ -953,6 +1001,32 @@ TEST_F(hugetlb, blocks_beyond_the_pool_are_surplus_until_they_are_back)
 
 	gmem_pool_write(self->block, "nr_overcommit_hugepages", overcommit);
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
+#define MOVABLE_GIGANTIC	"/proc/sys/vm/movable_gigantic_pages"
+
+/* For a kernel with kernelcore= and no pages of 1 GiB: that of the pool is new. */
+TEST(block_that_the_pool_grows_by_is_one_that_can_be_pinned)
+{
+	const char *max = "nr_overcommit_hugepages";
+	struct kvm_vm *vm;
+	int fd;
+
+	if (access(MOVABLE_GIGANTIC, W_OK) || gmem_pool_read(SZ_1G, "nr_hugepages"))
+		SKIP(return, "needs an empty pool of 1 GiB");
+	vm = create_vm();
+	gmem_write_number(MOVABLE_GIGANTIC, 1);
+	gmem_pool_write(SZ_1G, max, 1);
+
+	fd = __vm_create_guest_memfd(vm, SZ_1G, gmem_hugetlb_flag(SZ_1G));
+	EXPECT_GE(fd, 0);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, SZ_1G), 0);
+	EXPECT_EQ(gmem_pool_read(SZ_1G, "surplus_hugepages"), 1);
+	close(fd);
+
+	gmem_pool_write(SZ_1G, max, 0);
+	gmem_write_number(MOVABLE_GIGANTIC, 0);
+	kvm_vm_free(vm);
 }
 
 /* Surplus that was allocated in vain has not been in use. */
@@ -1104,6 +1178,22 @@ TEST_F(hugetlb, cgroup_stays_charged_while_a_block_waits)
 	EXPECT_POOL(0, 0);
 	EXPECT_EQ(hugetlb_cgroup_read(self->block, "current"), 0);
 	EXPECT_EQ(hugetlb_cgroup_read(self->block, "rsvd.current"), 0);
+
+	EXPECT_EQ(cgroup_leave(), 0);
+}
+
+/* A cgroup without a limit would be full for everybody else meanwhile. */
+TEST_F(hugetlb, more_than_there_can_be_is_not_charged)
+{
+	if (!cgroup_enter_new("hugetlb.2MB.current"))
+		SKIP(return, "no hugetlb cgroup");
+
+	hugetlb_cgroup_write(self->block, "rsvd.max", self->block);
+	EXPECT_CREATE_FAILS((self->before.nr + 1) * self->block,
+			    gmem_hugetlb_flag(self->block), ENOMEM);
+	EXPECT_EQ(hugetlb_cgroup_nr_refused(self->block), 0);
+	EXPECT_CREATE_FAILS(2 * self->block, gmem_hugetlb_flag(self->block), ENOMEM);
+	EXPECT_EQ(hugetlb_cgroup_nr_refused(self->block), 1);
 
 	EXPECT_EQ(cgroup_leave(), 0);
 }

@@ -493,14 +493,20 @@ TEST_F(user, hibernation_is_refused_and_the_log_says_why)
 	close(log);
 }
 
-/* As far as all processes are frozen and memory for the image is allocated. */
+/*
+ * As far as all processes are frozen and memory for the image is allocated, unless
+ * there is too little, as with KASAN or many huge pages.
+ */
 TEST_F(user, hibernation_is_possible_once_the_file_is_empty)
 {
+	int err;
+
 	if (access(PM_TEST, W_OK))
 		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
 	gmem_punch_pages(self->fd, 0, NR_PAGES);
 	write_text(PM_TEST, "freezer");
-	EXPECT_EQ(0, hibernate());
+	err = hibernate();
+	EXPECT_TRUE(!err || err == ENOMEM);
 	write_text(PM_TEST, "none");
 	gmem_stamp(self->page, SECRET);
 }

@@ -51,6 +51,18 @@ static int gmem_remove_locked(struct gmem_inode *gi,
 	return 0;
 }
 
+/* Up to the end of a chunk, and of what is empty behind that. */
+static pgoff_t gmem_piece_end(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	unsigned long next = round_down(start, GMEM_CHUNK_PAGES) +
+			     GMEM_CHUNK_PAGES;
+
+	if (next >= end ||
+	    !xa_find(&inode->i_mapping->i_pages, &next, end - 1, XA_PRESENT))
+		return end;
+	return round_down(next, GMEM_CHUNK_PAGES);
+}
+
 static int gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct gmem_inode *gi = gmem_i(inode);
@@ -73,10 +85,9 @@ static int gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		change.start = start;
-		change.end = min(end, round_down(start, GMEM_CHUNK_PAGES) +
-				      GMEM_CHUNK_PAGES);
 		filemap_invalidate_lock(inode->i_mapping);
+		change.start = start;
+		change.end = gmem_piece_end(inode, start, end);
 		err = gmem_remove_locked(gi, &change);
 		filemap_invalidate_unlock(inode->i_mapping);
 		if (err)
@@ -144,7 +155,8 @@ static int gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
  * @len: in bytes, page aligned
  *
  * A hole loses its content but not its state: what was private is private
- * when it is populated again.
+ * when it is populated again.  It comes into being in order of offsets, a chunk at
+ * a time.
  *
  * Context: may sleep.
  * Return: 0, or
@@ -152,8 +164,9 @@ static int gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
  * * -EOPNOTSUPP: another mode
  * * -EINVAL: not aligned, to blocks for a hole, or allocation past the end of
  *   the file
- * * -ENOMEM, -ENOSPC, -EINTR: allocation stopped part-way
- * * what a view gives to refuse the removal of its pages
+ * * -ENOMEM, -ENOSPC: allocation stopped part-way
+ * * -EINTR: either stopped part-way; a hole only for a fatal signal
+ * * what a view gives to refuse the removal of its pages; those before are removed
  */
 long guest_memfd_fallocate(struct file *file, int mode, loff_t offset,
 			   loff_t len)

@@ -480,10 +480,11 @@ static bool kernel_says(int fd, const char *what)
 
 TEST_F(user, hibernation_is_refused_and_the_log_says_why)
 {
-	int log = open_path_or_exit("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	int log;
 
 	if (access(PM_TEST, W_OK))
 		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
+	log = open_path_or_exit("/dev/kmsg", O_RDONLY | O_NONBLOCK);
 	lseek(log, 0, SEEK_END);
 	/* In case it is not refused. */
 	write_text(PM_TEST, "freezer");

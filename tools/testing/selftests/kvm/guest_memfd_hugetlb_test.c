@@ -911,6 +911,7 @@ static long shrink_pool_job(void *unused)
 TEST_F(hugetlb, broken_block_is_unpoisoned_while_the_pool_gives_it_up)
 {
 	static struct job shrinking, unpoisoning;
+	struct gmem_pool_counts want;
 	static u64 head;
 	u8 *mem, *other_mem;
 	static int fd;
@@ -930,6 +931,12 @@ TEST_F(hugetlb, broken_block_is_unpoisoned_while_the_pool_gives_it_up)
 		kvm_close(fd);
 		kvm_munmap(other_mem, self->block);
 		kvm_close(other);
+
+		/* The other one is lost. */
+		want = self->before;
+		want.nr--;
+		want.free--;
+		EXPECT_TRUE(gmem_pool_becomes(self->block, want));
 
 		job_start(&shrinking, shrink_pool_job, NULL);
 		job_start(&unpoisoning, unpoison_job, &head);

@@ -92,6 +92,21 @@ static void hole_past_the_end_disturbs_no_view(struct kunit *test)
 	expect_recorded(test, "");
 }
 
+/* Others wait for the lock no longer than that. */
+static void hole_is_a_change_for_each_chunk_with_pages(struct kunit *test)
+{
+	struct file *file = test_file(test, 8 * CHUNK, SHARED_FILE);
+
+	KUNIT_ASSERT_EQ(test, 0, allocate(file, 3, 4));
+	KUNIT_ASSERT_EQ(test, 0, allocate(file, 5 * CHUNK + 1, 5 * CHUNK + 2));
+	add_owner(test, file_inode(file));
+	KUNIT_EXPECT_EQ(test, 0, punch(file, 2, 8 * CHUNK));
+	KUNIT_EXPECT_EQ(test, 0, file->f_mapping->nrpages);
+	expect_recorded(test,
+			"remove 2-1310720: prepare a, begin a, refresh a, end a\n"
+			"remove 1310720-2097152: prepare a, begin a, refresh a, end a");
+}
+
 static void hole_frees_its_pages_only(struct kunit *test)
 {
 	struct file *file = test_file(test, UNIT, SHARED_FILE);
@@ -327,6 +342,7 @@ static struct kunit_case file_test_cases[] = {
 	KUNIT_CASE(hole_takes_a_view_through_removal),
 	KUNIT_CASE(view_is_not_told_of_what_is_past_the_end),
 	KUNIT_CASE(hole_past_the_end_disturbs_no_view),
+	KUNIT_CASE(hole_is_a_change_for_each_chunk_with_pages),
 	KUNIT_CASE(hole_frees_its_pages_only),
 	KUNIT_CASE(hole_keeps_who_may_see_it),
 	KUNIT_CASE(hole_reads_zeroes),

@@ -93,7 +93,7 @@ static void hole_past_the_end_disturbs_no_view(struct kunit *test)
 }
 
 /* Others wait for the lock no longer than that. */
-static void hole_is_a_change_for_each_chunk_with_pages(struct kunit *test)
+static void hole_takes_one_change_per_chunk_with_pages(struct kunit *test)
 {
 	struct file *file = test_file(test, 8 * CHUNK, SHARED_FILE);
 
@@ -342,7 +342,7 @@ static struct kunit_case file_test_cases[] = {
 	KUNIT_CASE(hole_takes_a_view_through_removal),
 	KUNIT_CASE(view_is_not_told_of_what_is_past_the_end),
 	KUNIT_CASE(hole_past_the_end_disturbs_no_view),
-	KUNIT_CASE(hole_is_a_change_for_each_chunk_with_pages),
+	KUNIT_CASE(hole_takes_one_change_per_chunk_with_pages),
 	KUNIT_CASE(hole_frees_its_pages_only),
 	KUNIT_CASE(hole_keeps_who_may_see_it),
 	KUNIT_CASE(hole_reads_zeroes),

@@ -24,6 +24,32 @@ static unsigned long direct_map_address(struct page *page)
 	return (unsigned long)kasan_reset_tag(page_address(page));
 }
 
+static __always_inline int zap_range(struct page *page, unsigned long nr_pages)
+{
+	int err;
+
+	might_sleep();
+
+	if (!can_set_direct_map())
+		return -EOPNOTSUPP;
+	if (PageHighMem(page))
+		return 0;
+
+	err = set_direct_map_valid_noflush(page, nr_pages, false);
+	if (likely(!err)) {
+		atomic_long_add(nr_pages, &direct_map_zapped);
+		return 0;
+	}
+
+	/*
+	 * Those in front of the failure, if there are any: then what is behind
+	 * them had only to be changed.
+	 */
+	if (!kernel_page_present(page))
+		WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages, true));
+	return err;
+}
+
 /**
  * direct_map_zap_noflush() - take pages out of the direct map
  * @batch: what direct_map_flush() has to flush; these pages are added
@@ -49,30 +75,20 @@ int direct_map_zap_noflush(struct direct_map_batch *batch, struct page *page,
 	unsigned long addr;
 	int err;
 
-	might_sleep();
-
-	if (!can_set_direct_map())
-		return -EOPNOTSUPP;
-	if (PageHighMem(page))
-		return 0;
-
-	err = set_direct_map_valid_noflush(page, nr_pages, false);
-	if (err) {
-		/*
-		 * Those in front of the failure, if there are any: then what is
-		 * behind them had only to be changed.
-		 */
-		if (!kernel_page_present(page))
-			WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages,
-								  true));
+	err = zap_range(page, nr_pages);
+	if (err || PageHighMem(page))
 		return err;
-	}
 
 	addr = direct_map_address(page);
 	batch->start = min(batch->start, addr);
 	batch->end = max(batch->end, addr + (nr_pages << PAGE_SHIFT));
-	atomic_long_add(nr_pages, &direct_map_zapped);
 	return 0;
+}
+
+static void flush_range(unsigned long start, unsigned long end)
+{
+	flush_tlb_kernel_range(start, end);
+	count_vm_event(DIRECT_MAP_FLUSH);
 }
 
 /**
@@ -86,9 +102,7 @@ void direct_map_flush(struct direct_map_batch *batch)
 	if (batch->start >= batch->end)
 		return;
 
-	flush_tlb_kernel_range(batch->start, batch->end);
-	count_vm_event(DIRECT_MAP_FLUSH);
-
+	flush_range(batch->start, batch->end);
 	batch->start = ULONG_MAX;
 	batch->end = 0;
 }
@@ -103,12 +117,16 @@ void direct_map_flush(struct direct_map_batch *batch)
  */
 int direct_map_zap(struct page *page, unsigned long nr_pages)
 {
-	DEFINE_DIRECT_MAP_BATCH(batch);
+	unsigned long addr;
 	int err;
 
-	err = direct_map_zap_noflush(&batch, page, nr_pages);
-	direct_map_flush(&batch);
-	return err;
+	err = zap_range(page, nr_pages);
+	if (err || PageHighMem(page))
+		return err;
+
+	addr = direct_map_address(page);
+	flush_range(addr, addr + (nr_pages << PAGE_SHIFT));
+	return 0;
 }
 
 #ifdef CONFIG_MEMORY_FAILURE

@@ -411,13 +411,7 @@ static void test_cut_pairs(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, list_count_nodes(&reserve.pages),
 				expected_tables(test, &pair));
 
-		iommu_iotlb_gather_init(&gather);
-		KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain,
-						      pair.hole_va,
-						      pair.hole_len, &reserve,
-						      &gather));
-		KUNIT_ASSERT_TRUE(test, iommu_pages_list_empty(&reserve));
-		sync_gather(test, &gather);
+		do_cut_reserved(test, pair.hole_va, pair.hole_len, &reserve);
 		check_flush(test, pair.va, pair.len, BIT(leaf_level), 0);
 		KUNIT_ASSERT_EQ(test, nr_secondary_pagetable() - nr_tables,
 				expected_tables(test, &pair));
@@ -429,6 +423,7 @@ static void test_cut_pairs(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, cut->num_sync_maps, num_sync_maps);
 
 		/* What is cut is not cut again */
+		iommu_iotlb_gather_init(&gather);
 		KUNIT_ASSERT_NO_ERRNO(test, iommu_cut(&priv->domain,
 						      pair.hole_va,
 						      pair.hole_len, &reserve,

@@ -12,6 +12,7 @@
 #include <linux/kasan.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
+#include <linux/mmdebug.h>
 #include <linux/set_memory.h>
 #include <linux/vmstat.h>
 
@@ -22,32 +23,6 @@ static atomic_long_t direct_map_zapped = ATOMIC_LONG_INIT(0);
 static unsigned long direct_map_address(struct page *page)
 {
 	return (unsigned long)kasan_reset_tag(page_address(page));
-}
-
-static __always_inline int zap_range(struct page *page, unsigned long nr_pages)
-{
-	int err;
-
-	might_sleep();
-
-	if (!can_set_direct_map())
-		return -EOPNOTSUPP;
-	if (PageHighMem(page))
-		return 0;
-
-	err = set_direct_map_valid_noflush(page, nr_pages, false);
-	if (likely(!err)) {
-		atomic_long_add(nr_pages, &direct_map_zapped);
-		return 0;
-	}
-
-	/*
-	 * Those in front of the failure, if there are any: then what is behind
-	 * them had only to be changed.
-	 */
-	if (!kernel_page_present(page))
-		WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages, true));
-	return err;
 }
 
 /**
@@ -75,10 +50,26 @@ int direct_map_zap_noflush(struct direct_map_batch *batch, struct page *page,
 	unsigned long addr;
 	int err;
 
-	err = zap_range(page, nr_pages);
-	if (err || PageHighMem(page))
-		return err;
+	might_sleep();
 
+	if (!can_set_direct_map())
+		return -EOPNOTSUPP;
+	if (PageHighMem(page))
+		return 0;
+
+	err = set_direct_map_valid_noflush(page, nr_pages, false);
+	if (err) {
+		/*
+		 * Those in front of the failure, if there are any: then what is
+		 * behind them had only to be changed.
+		 */
+		if (!kernel_page_present(page))
+			WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages,
+								  true));
+		return err;
+	}
+
+	atomic_long_add(nr_pages, &direct_map_zapped);
 	addr = direct_map_address(page);
 	batch->start = min(batch->start, addr);
 	batch->end = max(batch->end, addr + (nr_pages << PAGE_SHIFT));
@@ -117,15 +108,43 @@ void direct_map_flush(struct direct_map_batch *batch)
  */
 int direct_map_zap(struct page *page, unsigned long nr_pages)
 {
+	DEFINE_DIRECT_MAP_BATCH(batch);
+	int err;
+
+	err = direct_map_zap_noflush(&batch, page, nr_pages);
+	direct_map_flush(&batch);
+	return err;
+}
+
+/**
+ * folio_zap_direct_map() - take a folio out of the direct map, now
+ * @folio: the folio, of order 0
+ *
+ * For one page at a time this is cheaper than a range: it changes, or it does not.
+ *
+ * Context: may sleep.
+ * Return: as direct_map_zap_noflush().
+ */
+int folio_zap_direct_map(struct folio *folio)
+{
 	unsigned long addr;
 	int err;
 
-	err = zap_range(page, nr_pages);
-	if (err || PageHighMem(page))
+	might_sleep();
+	VM_WARN_ON_ONCE_FOLIO(folio_test_large(folio), folio);
+
+	if (!can_set_direct_map())
+		return -EOPNOTSUPP;
+	if (folio_test_highmem(folio))
+		return 0;
+
+	err = set_direct_map_invalid_noflush(&folio->page);
+	if (err < 0)
 		return err;
 
-	addr = direct_map_address(page);
-	flush_range(addr, addr + (nr_pages << PAGE_SHIFT));
+	atomic_long_inc(&direct_map_zapped);
+	addr = direct_map_address(&folio->page);
+	flush_range(addr, addr + PAGE_SIZE);
 	return 0;
 }
 

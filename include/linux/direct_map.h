@@ -31,6 +31,7 @@ int direct_map_zap_noflush(struct direct_map_batch *batch, struct page *page,
 			   unsigned long nr_pages);
 void direct_map_flush(struct direct_map_batch *batch);
 int direct_map_zap(struct page *page, unsigned long nr_pages);
+int folio_zap_direct_map(struct folio *folio);
 void direct_map_restore(struct page *page, unsigned long nr_pages);
 void direct_map_restore_unpoisoned(struct page *page);
 unsigned long direct_map_nr_zapped(void);
@@ -51,6 +52,11 @@ static inline int direct_map_zap(struct page *page, unsigned long nr_pages)
 	return -EOPNOTSUPP;
 }
 
+static inline int folio_zap_direct_map(struct folio *folio)
+{
+	return -EOPNOTSUPP;
+}
+
 static inline void direct_map_restore(struct page *page, unsigned long nr_pages)
 {
 }
@@ -64,11 +70,6 @@ static inline unsigned long direct_map_nr_zapped(void)
 	return 0;
 }
 #endif
-
-static inline int folio_zap_direct_map(struct folio *folio)
-{
-	return direct_map_zap(&folio->page, folio_nr_pages(folio));
-}
 
 static inline void folio_restore_direct_map(struct folio *folio)
 {

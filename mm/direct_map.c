@@ -25,6 +25,53 @@ static unsigned long direct_map_address(struct page *page)
 	return (unsigned long)kasan_reset_tag(page_address(page));
 }
 
+#ifdef CONFIG_MEMORY_FAILURE
+/* The first page from @i on that is broken, or @nr_pages. */
+static unsigned long direct_map_next_broken(struct page *page, unsigned long i,
+					    unsigned long nr_pages)
+{
+	/* For one page, look; for many, see first whether there is any. */
+	if (nr_pages > 1 && !atomic_long_read(&num_poisoned_pages))
+		return nr_pages;
+
+	for (; i < nr_pages; i++)
+		if (PageHWPoison(page + i))
+			break;
+	return i;
+}
+#else
+static unsigned long direct_map_next_broken(struct page *page, unsigned long i,
+					    unsigned long nr_pages)
+{
+	return nr_pages;
+}
+#endif
+
+/* All but the broken ones; fails if there is no memory to split around one. */
+static int direct_map_restore_healthy(struct page *page, unsigned long nr_pages)
+{
+	unsigned long i, broken;
+	int err;
+
+	for (i = 0; i < nr_pages; i = broken + 1) {
+		broken = direct_map_next_broken(page, i, nr_pages);
+		if (broken == i)
+			continue;
+		err = set_direct_map_valid_noflush(page + i, broken - i, true);
+		if (err)
+			return err;
+	}
+
+	return 0;
+}
+
+static void put_back(struct page *page, unsigned long nr_pages)
+{
+	/* A broken page is better mapped than a healthy one is not. */
+	if (unlikely(direct_map_restore_healthy(page, nr_pages)))
+		WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages, true));
+}
+
 /**
  * direct_map_zap_noflush() - take pages out of the direct map
  * @batch: what direct_map_flush() has to flush; these pages are added
@@ -37,6 +84,9 @@ static unsigned long direct_map_address(struct page *page)
  * stays a large entry; one that it covers in part is split, for good.
  *
  * High memory has no direct map, and nothing happens to it.
+ *
+ * The architecture must find a large entry again that is not present, if the
+ * range covers one: x86 and arm64 do, others may not.
  *
  * Context: may sleep.
  * Return: 0, or a negative errno, and all of the pages are where they were:
@@ -64,8 +114,7 @@ int direct_map_zap_noflush(struct direct_map_batch *batch, struct page *page,
 		 * behind them had only to be changed.
 		 */
 		if (!kernel_page_present(page))
-			WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages,
-								  true));
+			put_back(page, nr_pages);
 		return err;
 	}
 
@@ -148,53 +197,14 @@ int folio_zap_direct_map(struct folio *folio)
 	return 0;
 }
 
-#ifdef CONFIG_MEMORY_FAILURE
-/* The first page from @i on that is broken, or @nr_pages. */
-static unsigned long direct_map_next_broken(struct page *page, unsigned long i,
-					    unsigned long nr_pages)
-{
-	/* For one page, look; for many, see first whether there is any. */
-	if (nr_pages > 1 && !atomic_long_read(&num_poisoned_pages))
-		return nr_pages;
-
-	for (; i < nr_pages; i++)
-		if (PageHWPoison(page + i))
-			break;
-	return i;
-}
-#else
-static unsigned long direct_map_next_broken(struct page *page, unsigned long i,
-					    unsigned long nr_pages)
-{
-	return nr_pages;
-}
-#endif
-
-/* All but the broken ones; fails if there is no memory to split around one. */
-static int direct_map_restore_healthy(struct page *page, unsigned long nr_pages)
-{
-	unsigned long i, broken;
-	int err;
-
-	for (i = 0; i < nr_pages; i = broken + 1) {
-		broken = direct_map_next_broken(page, i, nr_pages);
-		if (broken == i)
-			continue;
-		err = set_direct_map_valid_noflush(page + i, broken - i, true);
-		if (err)
-			return err;
-	}
-
-	return 0;
-}
-
 /**
  * direct_map_restore() - put pages back into the direct map
  * @page: the first page
  * @nr_pages: how many there are; the range that was taken out
  *
- * Pages that are broken stay out: the CPU would read them ahead of itself, and
- * what machine checks do about that, see set_mce_nospec(), is not undone.
+ * Pages that are broken stay out, if there is memory to split an entry around
+ * them: the CPU would read them ahead of itself, and what machine checks do about
+ * that, see set_mce_nospec(), is not undone.
  * Whoever touches the content of pages that have come back looks for
  * PageHWPoison() first.
  *
@@ -214,9 +224,7 @@ void direct_map_restore(struct page *page, unsigned long nr_pages)
 	if (PageHighMem(page))
 		return;
 
-	/* A broken page is better mapped than a healthy one is not. */
-	if (unlikely(direct_map_restore_healthy(page, nr_pages)))
-		WARN_ON_ONCE(set_direct_map_valid_noflush(page, nr_pages, true));
+	put_back(page, nr_pages);
 	atomic_long_sub(nr_pages, &direct_map_zapped);
 }
 
@@ -243,7 +251,7 @@ void direct_map_restore_unpoisoned(struct page *page)
  * direct_map_nr_zapped() - how many pages are out
  *
  * Context: any.
- * Return: the number, of those that were taken out by direct_map_zap().
+ * Return: the number, whichever function above has taken them out.
  */
 unsigned long direct_map_nr_zapped(void)
 {

@@ -66,6 +66,85 @@ static void gmem_block_init_folio(struct gmem_inode *gi, struct folio *folio,
 	trace_guest_memfd_allocate(gi->vfs_inode.i_ino, index, &folio->page, 0);
 }
 
+static struct folio *gmem_block_alloc_folio(struct gmem_inode *gi,
+					    pgoff_t index, gfp_t gfp)
+{
+	struct mempolicy *policy;
+	struct folio *folio;
+
+	policy = mpol_shared_policy_lookup(&gi->policy, index);
+	folio = filemap_alloc_folio(gfp, 0, policy);
+	mpol_cond_put(policy);
+	return folio;
+}
+
+/* As many as there is memory and room for: up to the next page that is there. */
+static unsigned int gmem_block_alloc_run(struct gmem_inode *gi,
+					 struct folio **folios, pgoff_t start,
+					 unsigned int max, gfp_t gfp)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	unsigned int nr;
+
+	for (nr = 0; nr < max; nr++) {
+		if (xa_load(&mapping->i_pages, start + nr))
+			break;
+		folios[nr] = gmem_block_alloc_folio(gi, start + nr, gfp);
+		if (!folios[nr])
+			break;
+		cond_resched();
+	}
+
+	return nr;
+}
+
+/* Return how many pages from @start on are there now, or a negative errno. */
+static int gmem_block_add_run(struct gmem_inode *gi, struct folio **folios,
+			      pgoff_t start, unsigned int max, gfp_t gfp)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	unsigned int i, nr;
+	int added;
+
+	if (xa_load(&mapping->i_pages, start))
+		return 1;
+
+	nr = gmem_block_alloc_run(gi, folios, start, max, gfp);
+	if (!nr)
+		return -ENOMEM;
+
+	added = filemap_add_folios(mapping, folios, nr, start, gfp);
+	for (i = 0; i < nr; i++) {
+		if ((int)i < added) {
+			gmem_block_init_folio(gi, folios[i], start + i);
+			folio_unlock(folios[i]);
+		}
+		folio_put(folios[i]);
+	}
+
+	/* Somebody else was faster. */
+	return added == -EEXIST ? 1 : added;
+}
+
+/*
+ * To take a page out of the direct map costs a flush of the TLB, far more than
+ * the page.  So the first touch of 64 KiB allocates all of them, if that is easy,
+ * as it does where folios are large.  Once one of them was there, as one that
+ * was given up by itself has been, each comes by itself.
+ */
+static void gmem_block_add_around(struct gmem_inode *gi, pgoff_t index)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_NORETRY | __GFP_NOWARN;
+	struct folio *folios[GMEM_AROUND_PAGES];
+	pgoff_t start = round_down(index, GMEM_AROUND_PAGES);
+	pgoff_t end = min(start + GMEM_AROUND_PAGES, gmem_nr_pages(gi));
+	pgoff_t first = start;
+
+	if (!xa_find(&mapping->i_pages, &first, end - 1, XA_PRESENT))
+		gmem_block_add_run(gi, folios, start, end - start, gfp);
+}
+
 /**
  * gmem_block_get_folio() - find the folio at an offset, or allocate it
  * @gi: the inode
@@ -73,7 +152,8 @@ static void gmem_block_init_folio(struct gmem_inode *gi, struct folio *folio,
  *
  * A new folio of its own is not zeroed and not marked up to date: hypervisors
  * that load a guest's first memory through their firmware fill it themselves.
- * Those of a block, and those that are not in the direct map, come zeroed.
+ * Those of a block, and those that are not in the direct map, come zeroed, and
+ * with others around them.
  *
  * Context: invalidate_lock held, at least shared; may sleep.
  * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM), or with
@@ -90,10 +170,13 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 	if (gi->pool)
 		return gmem_block_get_huge(gi, index);
 
-	/* The common case needs no look at the policy. */
+	/* The common case needs no look at the policy, nor at what is around. */
 	folio = filemap_lock_folio(mapping, index);
 	if (!IS_ERR(folio))
 		return folio;
+
+	if (mapping_no_direct_map(mapping))
+		gmem_block_add_around(gi, index);
 
 	policy = mpol_shared_policy_lookup(&gi->policy, index);
 	folio = __filemap_get_folio_mpol(mapping, index, FGP_LOCK | FGP_CREAT,
@@ -107,67 +190,6 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 	if (!folio_test_dirty(folio))
 		gmem_block_init_folio(gi, folio, index);
 	return folio;
-}
-
-static struct folio *gmem_block_alloc_folio(struct gmem_inode *gi, pgoff_t index)
-{
-	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	struct mempolicy *policy;
-	struct folio *folio;
-
-	policy = mpol_shared_policy_lookup(&gi->policy, index);
-	folio = filemap_alloc_folio(mapping_gfp_mask(mapping), 0, policy);
-	mpol_cond_put(policy);
-	return folio;
-}
-
-/* As many as there is memory and room for: up to the next page that is there. */
-static unsigned int gmem_block_alloc_run(struct gmem_inode *gi,
-					 struct folio **folios, pgoff_t start,
-					 unsigned int max)
-{
-	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	unsigned int nr;
-
-	for (nr = 0; nr < max; nr++) {
-		if (xa_load(&mapping->i_pages, start + nr))
-			break;
-		folios[nr] = gmem_block_alloc_folio(gi, start + nr);
-		if (!folios[nr])
-			break;
-		cond_resched();
-	}
-
-	return nr;
-}
-
-/* Return how many pages from @start on are there now, or a negative errno. */
-static int gmem_block_add_run(struct gmem_inode *gi, struct folio **folios,
-			      pgoff_t start, unsigned int max)
-{
-	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	unsigned int i, nr;
-	int added;
-
-	if (xa_load(&mapping->i_pages, start))
-		return 1;
-
-	nr = gmem_block_alloc_run(gi, folios, start, max);
-	if (!nr)
-		return -ENOMEM;
-
-	added = filemap_add_folios(mapping, folios, nr, start,
-				   mapping_gfp_mask(mapping));
-	for (i = 0; i < nr; i++) {
-		if ((int)i < added) {
-			gmem_block_init_folio(gi, folios[i], start + i);
-			folio_unlock(folios[i]);
-		}
-		folio_put(folios[i]);
-	}
-
-	/* Somebody else was faster. */
-	return added == -EEXIST ? 1 : added;
 }
 
 /**
@@ -184,6 +206,7 @@ static int gmem_block_add_run(struct gmem_inode *gi, struct folio **folios,
  */
 int gmem_block_add_folios(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 {
+	gfp_t gfp = mapping_gfp_mask(gi->vfs_inode.i_mapping);
 	struct folio **folios;
 	int ret = 0;
 
@@ -194,7 +217,7 @@ int gmem_block_add_folios(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 		return -ENOMEM;
 
 	for (; start < end; start += ret) {
-		ret = gmem_block_add_run(gi, folios, start, end - start);
+		ret = gmem_block_add_run(gi, folios, start, end - start, gfp);
 		if (ret < 0)
 			break;
 	}

@@ -10,7 +10,6 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
-#include <linux/sizes.h>
 #include <linux/userfaultfd_k.h>
 
 #include "internal.h"
@@ -52,9 +51,6 @@ static vm_fault_t gmem_map_run(struct gmem_inode *gi, struct vm_fault *vmf,
 	return filemap_map_pages(vmf, start, end - 1);
 }
 
-/* As far as do_fault_around() goes by default, in bytes. */
-#define GMEM_AROUND		SZ_64K
-
 /*
  * Fault-around of a write: no page is ever clean, so nobody has to be told of
  * the first write to each.  That of the fault itself is passed over, because it
@@ -63,8 +59,8 @@ static vm_fault_t gmem_map_run(struct gmem_inode *gi, struct vm_fault *vmf,
 static void gmem_map_around_write(struct gmem_inode *gi, struct vm_fault *vmf)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	unsigned long start = round_down(vmf->address, GMEM_AROUND);
-	unsigned long end = min(start + GMEM_AROUND, vma->vm_end);
+	unsigned long start = round_down(vmf->address, GMEM_AROUND_SIZE);
+	unsigned long end = min(start + GMEM_AROUND_SIZE, vma->vm_end);
 
 	/* What is asked of this page is not asked of the others. */
 	if (userfaultfd_armed(vma))

@@ -24,6 +24,7 @@
 #include <linux/guest_memfd.h>
 #include <linux/mempolicy.h>
 #include <linux/mutex.h>
+#include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
@@ -134,6 +135,10 @@ void gmem_exposure_destroy(struct gmem_inode *gi);
 void gmem_expose(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
 void gmem_unexpose_private(struct gmem_inode *gi, pgoff_t start, pgoff_t end);
 bool gmem_exposed_run(struct gmem_inode *gi, pgoff_t *start, pgoff_t *end);
+
+/* What a fault takes along, aligned: as much as do_fault_around() does by default. */
+#define GMEM_AROUND_SIZE	SZ_64K
+#define GMEM_AROUND_PAGES	(GMEM_AROUND_SIZE >> PAGE_SHIFT)
 
 /* block.c */
 struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index);

@@ -179,6 +179,23 @@ static void broken_page_stays_out_until_it_is_unpoisoned(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, memchr_inv(page_address(page + 5), 0, PAGE_SIZE));
 	expect_marked(test, page + 6, 10);
 }
+
+/* It is out if free pages are. */
+static void page_that_broke_while_it_was_free_is_as_free_ones(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL, 4);
+	unsigned long pfn;
+	bool present;
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	pfn = page_to_pfn(page + 5);
+	__free_pages(page, 4);
+	present = kernel_page_present(page + 5);
+
+	KUNIT_ASSERT_EQ(test, 0, memory_failure(pfn, MF_SW_SIMULATED));
+	KUNIT_ASSERT_EQ(test, 0, unpoison_memory(pfn));
+	KUNIT_EXPECT_EQ(test, present, kernel_page_present(page + 5));
+}
 #endif
 
 #ifdef CONFIG_X86_64
@@ -243,6 +260,7 @@ static struct kunit_case range_cases[] = {
 	KUNIT_CASE(empty_batch_is_not_flushed),
 #ifdef CONFIG_MEMORY_FAILURE
 	KUNIT_CASE(broken_page_stays_out_until_it_is_unpoisoned),
+	KUNIT_CASE(page_that_broke_while_it_was_free_is_as_free_ones),
 #endif
 #ifdef CONFIG_X86_64
 	KUNIT_CASE(large_entry_comes_back_whole),
@@ -414,6 +432,41 @@ static void folio_that_cannot_be_added_comes_back(struct kunit *test)
 	truncate_inode_pages(mapping, 0);
 }
 
+/* Its successor was taken out by whoever has replaced it. */
+static void folio_that_is_replaced_comes_back(struct kunit *test)
+{
+	struct address_space *mapping = new_mapping(test);
+	struct folio *folio = add_folio(test, mapping, 3);
+	struct folio *successor = new_folio(test);
+
+	folio_lock(successor);
+	KUNIT_ASSERT_EQ(test, 0, folio_zap_direct_map(successor));
+	replace_page_cache_folio(folio, successor);
+	folio_unlock(folio);
+	folio_unlock(successor);
+	KUNIT_EXPECT_TRUE(test, kernel_page_present(&folio->page));
+	KUNIT_EXPECT_EQ(test, 1, nr_freed_present);
+	KUNIT_EXPECT_FALSE(test, kernel_page_present(&successor->page));
+
+	truncate_inode_pages(mapping, 0);
+	KUNIT_EXPECT_TRUE(test, kernel_page_present(&successor->page));
+}
+
+/* The CPU has it in its TLB. */
+static void folio_that_was_just_read_cannot_be_read(struct kunit *test)
+{
+	struct address_space *mapping = new_mapping(test);
+	struct folio *folio = new_folio(test);
+
+	KUNIT_ASSERT_EQ(test, 1, nr_present(test, &folio->page, 1));
+	KUNIT_ASSERT_EQ(test, 0,
+			filemap_add_folio(mapping, folio, 3, GFP_KERNEL));
+	KUNIT_EXPECT_EQ(test, 0, nr_present(test, &folio->page, 1));
+
+	filemap_remove_folio(folio);
+	folio_unlock(folio);
+}
+
 static void one_folio_costs_one_flush(struct kunit *test)
 {
 	struct address_space *mapping = new_mapping(test);
@@ -488,6 +541,8 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(folio_that_is_invalidated_comes_back),
 	KUNIT_CASE(folio_that_is_reclaimed_comes_back),
 	KUNIT_CASE(folio_that_cannot_be_added_comes_back),
+	KUNIT_CASE(folio_that_is_replaced_comes_back),
+	KUNIT_CASE(folio_that_was_just_read_cannot_be_read),
 	KUNIT_CASE(one_folio_costs_one_flush),
 	KUNIT_CASE(run_of_folios_costs_one_flush),
 	KUNIT_CASE(run_of_folios_ends_where_there_is_one),

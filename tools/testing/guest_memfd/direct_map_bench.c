@@ -19,12 +19,17 @@
  *
  * directmap-4k.flushes
  *	Flushes of the TLB in directmap-4k.  Peer: pages / 512.
+ *
+ * directmap-fault, directmap-fault.flushes
+ *	The same if a store to each page populates them.  Peer of the flushes:
+ *	pages / 16.
  */
 #define _GNU_SOURCE
 #include "bench.h"
 
 #define SZ_1G		0x40000000UL
 #define SZ_64M		0x4000000UL
+#define SZ_64K		0x10000UL
 #define SHAREABLE	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 #define HUGE_1G		(GUEST_MEMFD_FLAG_HUGETLB | GUEST_MEMFD_HUGETLB_1GB)
 
@@ -105,13 +110,24 @@ static bool directmap_1g(void)
 	return ours == 1 && whole;
 }
 
+static void touch(int fd, unsigned long size)
+{
+	char *mem = map(size, MAP_SHARED, fd);
+	unsigned long offset;
+
+	for (offset = 0; offset < size; offset += PAGE)
+		mem[offset] = 1;
+	munmap(mem, size);
+}
+
 struct cost {
 	unsigned long in;
 	unsigned long out;
 	unsigned long flushes;
 };
 
-static struct cost cost_of_64m(unsigned long flags)
+static struct cost cost_of_64m(void (*populate)(int fd, unsigned long size),
+			       unsigned long flags)
 {
 	int fd = create_gmem(vm, SZ_64M, SHAREABLE | flags);
 	unsigned long begin, flushes;
@@ -122,7 +138,7 @@ static struct cost cost_of_64m(unsigned long flags)
 
 	flushes = count().flushes;
 	begin = now();
-	allocate(fd, SZ_64M);
+	populate(fd, SZ_64M);
 	cost.in = since(begin);
 	cost.flushes = count().flushes - flushes;
 	begin = now();
@@ -132,25 +148,28 @@ static struct cost cost_of_64m(unsigned long flags)
 	return cost;
 }
 
-static bool directmap_4k(void)
+static bool directmap_4k(const char *key,
+			 void (*populate)(int fd, unsigned long size),
+			 unsigned long flush_size)
 {
-	const char *how;
-	unsigned long zeroing = zero_page_cost(&how) * (SZ_64M / PAGE);
-	struct cost ours = cost_of_64m(GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
-	struct cost peer = cost_of_64m(0);
-	bool met = ours.in <= 2 * peer.in, few = ours.flushes <= SZ_64M / SZ_2M;
+	struct cost ours = cost_of_64m(populate, GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+	struct cost peer = cost_of_64m(populate, 0);
+	unsigned long flushes = SZ_64M / flush_size;
+	bool met = ours.in <= 2 * peer.in, few = ours.flushes <= flushes;
+	char flush_key[64];
 
-	printf("# directmap-4k: zeroing (%s) takes %lu of both\n", how, zeroing);
-	printf("# directmap-4k: the way back takes %lu, %lu\n", ours.out, peer.out);
-	print_key("directmap-4k", ours.in, peer.in, (double)ours.in / peer.in,
-		  "<=2x", met);
-	print_key("directmap-4k.flushes", ours.flushes, SZ_64M / SZ_2M,
-		  ours.flushes / (double)(SZ_64M / SZ_2M), "<=1x", few);
+	printf("# %s: the way back takes %lu, %lu\n", key, ours.out, peer.out);
+	print_key(key, ours.in, peer.in, (double)ours.in / peer.in, "<=2x", met);
+	snprintf(flush_key, sizeof(flush_key), "%s.flushes", key);
+	print_key(flush_key, ours.flushes, flushes,
+		  ours.flushes / (double)flushes, "<=1x", few);
 	return met && few;
 }
 
 int main(void)
 {
+	unsigned long zeroing;
+	const char *how;
 	bool met;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -160,6 +179,9 @@ int main(void)
 		err(2, "/dev/kvm");
 	vm = IOCTL(kvm, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	met = directmap_1g();
-	met &= directmap_4k();
+	zeroing = zero_page_cost(&how) * (SZ_64M / PAGE);
+	printf("# directmap: zeroing (%s) takes %lu of 64 MiB\n", how, zeroing);
+	met &= directmap_4k("directmap-4k", allocate, SZ_2M);
+	met &= directmap_4k("directmap-fault", touch, SZ_64K);
 	return met ? 0 : 1;
 }

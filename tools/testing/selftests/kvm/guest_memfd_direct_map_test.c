@@ -162,6 +162,29 @@ TEST_F(hidden, pages_come_with_one_flush_for_each_2m)
 		  direct_map_flushes());
 }
 
+TEST_F(hidden, pages_come_with_one_flush_for_each_64k_that_is_touched)
+{
+	u64 flushes = direct_map_flushes();
+	u64 size = gmem_whole_blocks(NR_PAGES) * GMEM_PAGE_SIZE;
+
+	memset(self->mem, 0xaa, NR_PAGES * GMEM_PAGE_SIZE);
+	EXPECT_EQ(flushes + size / max_t(u64, gmem_block_size(), SZ_64K),
+		  direct_map_flushes());
+}
+
+/* A balloon would get nowhere if its neighbours brought back what it took. */
+TEST_F(hidden, page_that_was_given_up_by_itself_is_touched_by_itself)
+{
+	if (gmem_has_blocks())
+		SKIP(return, "blocks come and go as a whole");
+
+	gmem_poke(page(0), 1);
+	gmem_punch_pages(self->fd, 4, 2);
+	gmem_poke(page(5), 5);
+	EXPECT_EQ(SZ_64K / GMEM_PAGE_SIZE - 1, gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+
 /*
  * In the file
  */

@@ -66,6 +66,18 @@ static inline u64 gmem_default_flags(void)
 	       GUEST_MEMFD_FLAG_NO_DIRECT_MAP : 0;
 }
 
+/*
+ * How many pages come with the first touch of one: its block, 64 KiB of what is
+ * not in the direct map if there is nothing yet, else itself.
+ */
+static inline u64 gmem_touched_pages(void)
+{
+	if (gmem_has_blocks())
+		return gmem_block_size() / GMEM_PAGE_SIZE;
+
+	return gmem_default_flags() ? SZ_64K / GMEM_PAGE_SIZE : 1;
+}
+
 /* A file of whole blocks, so it may be larger. */
 static inline int gmem_create_file(struct kvm_vm *vm, u64 size, u64 flags)
 {

@@ -10,6 +10,7 @@
 #include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/fs_context.h>
+#include <linux/highmem.h>
 #include <linux/init.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
@@ -450,7 +451,7 @@ static void gmem_free_folio(struct folio *folio)
 {
 	/* But for one that is broken. */
 	if (!folio_test_hwpoison(folio))
-		folio_zero_range(folio, 0, folio_size(folio));
+		clear_highpage(&folio->page);
 }
 
 static const struct address_space_operations gmem_no_direct_map_aops = {

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/hugetlb.h>
+#include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/mount.h>
 #include <linux/pagemap.h>
@@ -23,6 +24,11 @@
 #include "../internal.h"
 
 #define MARK	0xa5
+
+/* An argument is changed on its way, in a register. */
+#if defined(CONFIG_X86_64) && defined(CONFIG_KRETPROBES)
+#define CAN_LET_FAIL
+#endif
 
 static unsigned long nr_flushes(void)
 {
@@ -156,6 +162,91 @@ static void empty_batch_is_not_flushed(struct kunit *test)
 	direct_map_restore(page, 1);
 }
 
+#ifdef CAN_LET_FAIL
+/*
+ * One call that takes pages out fails for lack of memory, after @nr_before that do
+ * not, and when it has changed @nr_pages.
+ */
+static struct {
+	unsigned int nr_before;
+	unsigned int nr_pages;
+} failure;
+
+static int change_fewer_pages(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	/* Not if they are put back. */
+	if (regs_get_kernel_argument(regs, 2) & 1)
+		return 1;
+	if (failure.nr_before--)
+		return 1;
+
+	regs->si = failure.nr_pages;
+	return 0;
+}
+
+static int return_enomem(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	regs_set_return_value(regs, -ENOMEM);
+	return 0;
+}
+
+static struct kretprobe failing = {
+	.kp.symbol_name	= "set_direct_map_valid_noflush",
+	.entry_handler	= change_fewer_pages,
+	.handler	= return_enomem,
+};
+
+static void stop_failing(void *data)
+{
+	unregister_kretprobe(&failing);
+	failing.kp.addr = NULL;
+	failing.kp.flags = 0;
+}
+
+static void let_fail(struct kunit *test, unsigned int nr_before,
+		     unsigned int nr_pages)
+{
+	failure.nr_before = nr_before;
+	failure.nr_pages = nr_pages;
+	KUNIT_ASSERT_EQ(test, 0, register_kretprobe(&failing));
+	KUNIT_ASSERT_EQ(test, 0,
+			kunit_add_action_or_reset(test, stop_failing, NULL));
+}
+
+static void zap_that_fails_half_way_changes_nothing(struct kunit *test)
+{
+	struct page *page = get_pages(test, 4);
+	unsigned long nr = direct_map_nr_zapped();
+
+	let_fail(test, 0, 8);
+	KUNIT_EXPECT_EQ(test, -ENOMEM, direct_map_zap(page, 16));
+	KUNIT_EXPECT_EQ(test, 16, nr_present(test, page, 16));
+	KUNIT_EXPECT_EQ(test, nr, direct_map_nr_zapped());
+	expect_marked(test, page, 16);
+}
+
+#ifdef CONFIG_MEMORY_FAILURE
+static void zap_that_fails_half_way_leaves_a_broken_page_out(struct kunit *test)
+{
+	struct page *page = get_pages(test, 4);
+	DEFINE_DIRECT_MAP_BATCH(batch);
+
+	KUNIT_ASSERT_EQ(test, 0, direct_map_zap(page + 5, 1));
+	SetPageHWPoison(page + 5);
+	atomic_long_inc(&num_poisoned_pages);
+	let_fail(test, 0, 8);
+	KUNIT_EXPECT_EQ(test, -ENOMEM, direct_map_zap_noflush(&batch, page, 16));
+	ClearPageHWPoison(page + 5);
+	atomic_long_dec(&num_poisoned_pages);
+
+	KUNIT_EXPECT_EQ(test, 5, nr_present(test, page, 5));
+	KUNIT_EXPECT_EQ(test, 0, nr_present(test, page + 5, 1));
+	KUNIT_EXPECT_EQ(test, 10, nr_present(test, page + 6, 10));
+	direct_map_restore(page + 5, 1);
+}
+#endif
+#endif
+
 #ifdef CONFIG_MEMORY_FAILURE
 static void broken_page_stays_out_until_it_is_unpoisoned(struct kunit *test)
 {
@@ -258,6 +349,12 @@ static struct kunit_case range_cases[] = {
 	KUNIT_CASE(pages_that_are_out_are_counted),
 	KUNIT_CASE(one_flush_is_enough_for_many_ranges),
 	KUNIT_CASE(empty_batch_is_not_flushed),
+#ifdef CAN_LET_FAIL
+	KUNIT_CASE(zap_that_fails_half_way_changes_nothing),
+#ifdef CONFIG_MEMORY_FAILURE
+	KUNIT_CASE(zap_that_fails_half_way_leaves_a_broken_page_out),
+#endif
+#endif
 #ifdef CONFIG_MEMORY_FAILURE
 	KUNIT_CASE(broken_page_stays_out_until_it_is_unpoisoned),
 	KUNIT_CASE(page_that_broke_while_it_was_free_is_as_free_ones),
@@ -535,6 +632,29 @@ static void run_of_folios_ends_where_there_is_one(struct kunit *test)
 	truncate_inode_pages(mapping, 0);
 }
 
+#ifdef CAN_LET_FAIL
+static void run_of_folios_ends_where_one_cannot_leave(struct kunit *test)
+{
+	struct address_space *mapping = new_mapping(test);
+	unsigned long nr = direct_map_nr_zapped();
+	struct folio *folios[16];
+	unsigned int i;
+
+	get_run(test, folios, 16);
+	let_fail(test, 5, 0);
+	KUNIT_ASSERT_EQ(test, 5, filemap_add_folios(mapping, folios, 16, 100,
+						    GFP_KERNEL));
+	for (i = 0; i < 16; i++)
+		KUNIT_EXPECT_EQ(test, i >= 5,
+				kernel_page_present(&folios[i]->page));
+	KUNIT_EXPECT_EQ(test, nr + 5, direct_map_nr_zapped());
+
+	for (i = 0; i < 5; i++)
+		folio_unlock(folios[i]);
+	truncate_inode_pages(mapping, 0);
+}
+#endif
+
 static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(folio_that_is_removed_comes_back),
 	KUNIT_CASE(folio_that_is_truncated_comes_back),
@@ -546,6 +666,9 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(one_folio_costs_one_flush),
 	KUNIT_CASE(run_of_folios_costs_one_flush),
 	KUNIT_CASE(run_of_folios_ends_where_there_is_one),
+#ifdef CAN_LET_FAIL
+	KUNIT_CASE(run_of_folios_ends_where_one_cannot_leave),
+#endif
 	{}
 };
 

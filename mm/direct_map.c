@@ -8,6 +8,7 @@
  */
 #include <linux/atomic.h>
 #include <linux/direct_map.h>
+#include <linux/error-injection.h>
 #include <linux/highmem.h>
 #include <linux/kasan.h>
 #include <linux/kernel.h>
@@ -164,6 +165,7 @@ int direct_map_zap(struct page *page, unsigned long nr_pages)
 	direct_map_flush(&batch);
 	return err;
 }
+ALLOW_ERROR_INJECTION(direct_map_zap, ERRNO);
 
 /**
  * folio_zap_direct_map() - take a folio out of the direct map, now

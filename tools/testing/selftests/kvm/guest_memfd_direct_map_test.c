@@ -322,6 +322,38 @@ TEST_F(hidden, block_is_one_entry_out_and_back)
 	EXPECT_EQ(entries, large_entries(gmem_block_size()));
 }
 
+#define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
+
+/* For lack of memory to split an entry, which there is only once. */
+static bool let_next_zap_fail(void)
+{
+	return !write_file(FAIL_FUNCTION "inject", "direct_map_zap") &&
+	       !write_file(FAIL_FUNCTION "direct_map_zap/retval", "-12") &&
+	       !write_file(FAIL_FUNCTION "probability", "100") &&
+	       !write_file(FAIL_FUNCTION "verbose", "0") &&
+	       !write_file(FAIL_FUNCTION "times", "1");
+}
+
+TEST_F(hidden, block_that_cannot_leave_the_direct_map_is_not_there)
+{
+	int err;
+
+	if (!gmem_has_blocks())
+		SKIP(return, "needs GUEST_MEMFD_BLOCK");
+	if (!let_next_zap_fail())
+		SKIP(return, "no CONFIG_FAIL_FUNCTION");
+
+	err = fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, GMEM_PAGE_SIZE) ? errno : 0;
+	write_file(FAIL_FUNCTION "inject", "!direct_map_zap");
+	EXPECT_EQ(ENOMEM, err);
+	EXPECT_EQ(0, gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+
+	populate(self->fd, 0, 1);
+	EXPECT_EQ(gmem_whole_blocks(1), gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+
 /*
  * Broken pages
  */

@@ -86,18 +86,6 @@ static inline int read_file(const char *path, char *buf, size_t size)
 	return 0;
 }
 
-static inline int write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	ssize_t len;
-
-	if (fd < 0)
-		return -1;
-	len = write(fd, text, strlen(text));
-	close(fd);
-	return len == (ssize_t)strlen(text) ? 0 : -1;
-}
-
 static inline int inject_setup(struct injector *injector)
 {
 	unsigned int i;

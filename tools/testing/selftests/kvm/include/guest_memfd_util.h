@@ -222,6 +222,19 @@ static inline long gmem_poke_job(void *addr)
 	return gmem_poke(addr, 1);
 }
 
+/* Of procfs, sysfs or debugfs. */
+static inline int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	ssize_t len;
+
+	if (fd < 0)
+		return -1;
+	len = write(fd, text, strlen(text));
+	close(fd);
+	return len == (ssize_t)strlen(text) ? 0 : -1;
+}
+
 /* Whoever breaks a page has it mapped, and is told of it by a signal. */
 static inline void gmem_break_page(void *page)
 {

@@ -5,7 +5,8 @@
  * /sys/kernel/debug/direct_map is an array of one byte for each page frame, to be
  * read with pread() like /proc/kpageflags:
  *
- *	0x00	nothing there: no memory, or no entry
+ *	0x00	nothing there: no memory, no entry, or KFENCE's, which takes its objects out
+ *		and back all the time
  *	0x01	the entry is that of one page
  *	0x02	... of a PMD
  *	0x03	... of a PUD, or larger
@@ -15,6 +16,7 @@
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
+#include <linux/kfence.h>
 #include <linux/memblock.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
@@ -68,12 +70,17 @@ static u8 probe_level(unsigned long addr)
 static u8 probe_pfn(unsigned long pfn)
 {
 	struct page *page = pfn_to_online_page(pfn);
+	void *addr;
 	u8 level;
 
 	if (!page || PageHighMem(page))
 		return 0;
 
-	level = probe_level((unsigned long)page_address(page));
+	addr = page_address(page);
+	if (is_kfence_address(addr))
+		return 0;
+
+	level = probe_level((unsigned long)addr);
 	if (level && kernel_page_present(page))
 		level |= PROBE_PRESENT;
 	return level;

@@ -55,33 +55,13 @@ static inline u64 direct_map_count_missing(void)
 	return missing;
 }
 
-/* KFENCE takes its objects out, and back, one page each. */
-static inline u64 direct_map_noise(void)
-{
-	FILE *file = fopen("/sys/module/kfence/parameters/sample_interval", "r");
-	int msecs = 0;
-
-	if (!file)
-		return 0;
-	TEST_ASSERT(fscanf(file, "%d", &msecs) == 1, "Cannot see if KFENCE is on");
-	fclose(file);
-	return msecs ? 255 : 0;
-}
-
-static inline bool direct_map_misses(u64 want)
-{
-	u64 noise = direct_map_noise(), missing = direct_map_count_missing();
-
-	return missing + noise >= want && missing <= want + noise;
-}
-
 /* Wait for blocks that are on their way back.  Return how many there are then. */
 static inline u64 direct_map_missing_becomes(u64 want)
 {
 	int msecs;
 
 	for (msecs = 0; msecs < GMEM_JOIN_MSECS; msecs += 50) {
-		if (direct_map_misses(want))
+		if (direct_map_count_missing() == want)
 			return want;
 		usleep(50000);
 	}

@@ -300,12 +300,11 @@ TEST_F(user, longterm_pin_fails)
 
 static u8 *map_secret(void)
 {
-	int fd = syscall(__NR_memfd_secret, 0);
+	int fd = create_secret(GMEM_PAGE_SIZE);
 	u8 *mem;
 
 	if (fd < 0)
 		return NULL;
-	TEST_ASSERT(!ftruncate(fd, GMEM_PAGE_SIZE), "ftruncate() failed");
 	mem = kvm_mmap(GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	kvm_close(fd);
 	return mem;
@@ -335,6 +334,26 @@ TEST_F(user, mlock_fails)
 	if (secret) {
 		EXPECT_EQ(-1, mlock(secret, GMEM_PAGE_SIZE));
 		EXPECT_EQ(ENOMEM, errno);
+	}
+}
+
+static long locked_kbytes(void)
+{
+	return gmem_proc_read("/proc/self/status", "VmLck");
+}
+
+/* Whoever calls munlock() would be told of memory that it can't lock. */
+TEST_F(user, mlock_that_fails_counts_nothing_as_locked)
+{
+	u8 *secret = map_secret();
+
+	EXPECT_EQ(0, mlock(self->other, GMEM_PAGE_SIZE));
+	EXPECT_EQ(4, locked_kbytes());
+	mlock(self->mem, GMEM_PAGE_SIZE);
+	EXPECT_EQ(4, locked_kbytes());
+	if (secret) {
+		mlock(secret, GMEM_PAGE_SIZE);
+		EXPECT_EQ(4, locked_kbytes());
 	}
 }
 

@@ -5,6 +5,9 @@
 #ifndef SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H
 #define SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "guest_memfd_util.h"
 #include "kvm_util.h"
 
@@ -25,6 +28,15 @@ static inline struct kvm_vm *create_vm(void)
 		return vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
 #endif
 	return vm_create_barebones();
+}
+
+/* The other file of the kind, or -1. */
+static inline int create_secret(u64 size)
+{
+	int fd = syscall(__NR_memfd_secret, 0);
+
+	TEST_ASSERT(fd < 0 || !ftruncate(fd, size), "ftruncate() failed");
+	return fd;
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H */

@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -422,7 +423,13 @@ static void put_build_id(u8 *page)
 	};
 }
 
-TEST(perf_finds_no_build_id_in_a_private_page)
+/* A ring of one page. */
+FIXTURE(perf) {
+	int perf;
+	struct perf_event_mmap_page *ring;
+};
+
+FIXTURE_SETUP(perf)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_SOFTWARE,
@@ -434,40 +441,93 @@ TEST(perf_finds_no_build_id_in_a_private_page)
 		.build_id = 1,
 		.exclude_kernel = 1,
 	};
-	struct perf_event_mmap_page *ring;
+
+	self->perf = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
+	if (self->perf < 0)
+		SKIP(return, "no perf events");
+	self->ring = kvm_mmap(2 * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			      MAP_SHARED, self->perf);
+}
+
+FIXTURE_TEARDOWN(perf)
+{
+	if (self->perf < 0)
+		return;
+	kvm_munmap(self->ring, 2 * GMEM_PAGE_SIZE);
+	kvm_close(self->perf);
+}
+
+static void put_build_id_into(int fd)
+{
+	u8 *mem = gmem_map_pages(fd, 1);
+
+	put_build_id(mem);
+	kvm_munmap(mem, GMEM_PAGE_SIZE);
+}
+
+/* Maps the file, and closes it. */
+static bool perf_finds_build_id(struct perf_event_mmap_page *ring, int fd)
+{
+	u64 head = ring->data_head;
+
+	ring->data_tail = head;
+	kvm_munmap(gmem_map_pages(fd, 1), GMEM_PAGE_SIZE);
+	kvm_close(fd);
+	TEST_ASSERT(ring->data_head != head, "perf did not see the mapping");
+
+	return memmem((u8 *)ring + GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, BUILD_ID,
+		      sizeof(BUILD_ID) - 1);
+}
+
+/* Or the others would not show anything. */
+TEST_F(perf, finds_the_build_id_of_an_ordinary_file)
+{
+	int fd = memfd_create("program", 0);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, GMEM_PAGE_SIZE));
+	put_build_id_into(fd);
+	EXPECT_TRUE(perf_finds_build_id(self->ring, fd));
+}
+
+TEST_F(perf, finds_no_build_id_in_a_private_page)
+{
 	struct kvm_vm *vm;
-	int perf, fd;
-	u8 *mem;
+	int fd;
 
 	if (!gmem_can_convert())
 		SKIP(return, "no VM type with private memory");
 
-	perf = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
-	if (perf < 0)
-		SKIP(return, "no perf events");
-	ring = kvm_mmap(2 * GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			perf);
-
-	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	fd = gmem_create_file(vm, GMEM_PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP |
-			      GUEST_MEMFD_FLAG_INIT_SHARED);
-	mem = gmem_map_pages(fd, 1);
-	put_build_id(mem);
+	fd = gmem_create_shared(&vm, 1);
+	put_build_id_into(fd);
 	gmem_pages_to_private(fd, 0, 1);
-	kvm_munmap(mem, GMEM_PAGE_SIZE);
-
-	ring->data_tail = ring->data_head;
-	kvm_munmap(gmem_map_pages(fd, 1), GMEM_PAGE_SIZE);
-
-	/* It did see the mapping. */
-	EXPECT_NE(ring->data_tail, ring->data_head);
-	EXPECT_EQ(NULL, memmem((u8 *)ring + GMEM_PAGE_SIZE, GMEM_PAGE_SIZE,
-			       BUILD_ID, sizeof(BUILD_ID) - 1));
-
-	kvm_munmap(ring, 2 * GMEM_PAGE_SIZE);
-	close(perf);
-	close(fd);
+	EXPECT_FALSE(perf_finds_build_id(self->ring, fd));
 	kvm_vm_free(vm);
+}
+
+/* perf would read it by an address that is not there. */
+TEST_F(perf, finds_no_build_id_in_a_page_that_is_not_in_the_direct_map)
+{
+	struct kvm_vm *vm = create_vm();
+	int fd;
+
+	if (!can_hide(vm))
+		SKIP(return, "this machine cannot change its direct map");
+
+	fd = gmem_create_file(vm, GMEM_PAGE_SIZE, HIDDEN);
+	put_build_id_into(fd);
+	EXPECT_FALSE(perf_finds_build_id(self->ring, fd));
+	kvm_vm_free(vm);
+}
+
+TEST_F(perf, finds_no_build_id_in_memfd_secret)
+{
+	int fd = create_secret(GMEM_PAGE_SIZE);
+
+	if (fd < 0)
+		SKIP(return, "no memfd_secret()");
+	put_build_id_into(fd);
+	EXPECT_FALSE(perf_finds_build_id(self->ring, fd));
 }
 
 int main(int argc, char **argv)

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
+#include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -381,6 +382,30 @@ TEST_F(mover, leaves_a_shared_page_where_it_is)
 		EXPECT_EQ(pfn[i], gmem_pfn(page(FIRST + i)));
 		EXPECT_TRUE(gmem_has_stamp(page(FIRST + i), FIRST + i));
 	}
+}
+
+/*
+ * Another file in its place: those pages are isolated and unmapped, then it has to be
+ * seen that nobody can copy them.  A page that was written to is left alone earlier.
+ */
+TEST_F(mover, leaves_a_page_of_memfd_secret_where_it_is)
+{
+	int i, fd = create_secret(SZ_2M);
+	u64 pfn[NR_PAGES];
+
+	if (fd < 0)
+		SKIP(return, "no memfd_secret()");
+	ASSERT_EQ(self->mem, mmap(self->mem, SZ_2M, PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_FIXED, fd, 0));
+	kvm_close(fd);
+	gmem_stamp(page(FIRST), FIRST);
+	for (i = 0; i < NR_PAGES; i++)
+		pfn[i] = gmem_pfn(page(FIRST + i));
+
+	self->ops->act(page(FIRST), SIZE);
+	EXPECT_TRUE(gmem_has_stamp(page(FIRST), FIRST));
+	for (i = 0; i < NR_PAGES; i++)
+		EXPECT_EQ(pfn[i], gmem_pfn(page(FIRST + i)));
 }
 
 TEST_F(mover, leaves_a_private_page_where_it_is)

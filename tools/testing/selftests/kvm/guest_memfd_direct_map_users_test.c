@@ -342,7 +342,7 @@ static long locked_kbytes(void)
 	return gmem_proc_read("/proc/self/status", "VmLck");
 }
 
-/* Whoever calls munlock() would be told of memory that it can't lock. */
+/* It is not a locked mapping all the same, one that could not be populated. */
 TEST_F(user, mlock_that_fails_counts_nothing_as_locked)
 {
 	u8 *secret = map_secret();

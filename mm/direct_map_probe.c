@@ -67,13 +67,12 @@ static u8 probe_level(unsigned long addr)
 	return pte_none(ptep_get(pte_offset_kernel(pmd, addr))) ? 0 : PROBE_PTE;
 }
 
-static u8 probe_pfn(unsigned long pfn)
+static u8 probe_page(struct page *page)
 {
-	struct page *page = pfn_to_online_page(pfn);
 	void *addr;
 	u8 level;
 
-	if (!page || PageHighMem(page))
+	if (PageHighMem(page))
 		return 0;
 
 	addr = page_address(page);
@@ -100,11 +99,15 @@ static unsigned long probe_nr_pages(u8 level)
 
 static void probe_range(u8 *levels, unsigned long pfn, unsigned long nr_pages)
 {
-	unsigned long end = pfn + nr_pages, nr;
+	unsigned long start = pfn, end = pfn + nr_pages, nr;
+	bool online = false;
 	u8 level;
 
 	for (; pfn < end; pfn += nr) {
-		level = probe_pfn(pfn);
+		/* Of a pageblock all pages are or none; to ask takes longest. */
+		if (pfn == start || pageblock_aligned(pfn))
+			online = pfn_to_online_page(pfn);
+		level = online ? probe_page(pfn_to_page(pfn)) : 0;
 		/* The rest of the entry is no different. */
 		nr = probe_nr_pages(level);
 		nr = min(end - pfn, nr - pfn % nr);

@@ -543,25 +543,6 @@ TEST_F(hidden, exactly_the_file_is_out_after_a_storm)
 	EXPECT_EXACTLY_THE_FILE_IS_OUT();
 }
 
-/*
- * Where it cannot be had
- */
-
-TEST(flag_is_advertised_or_refused)
-{
-	struct kvm_vm *vm = create_vm();
-	int fd = __vm_create_guest_memfd(vm, gmem_block_size(), HIDDEN);
-
-	if (can_hide(vm)) {
-		EXPECT_LE(0, fd);
-		close(fd);
-	} else {
-		EXPECT_EQ(-1, fd);
-		EXPECT_EQ(EOPNOTSUPP, errno);
-	}
-	kvm_vm_free(vm);
-}
-
 int main(int argc, char **argv)
 {
 	gmem_check_pool_at_exit();

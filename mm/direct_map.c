@@ -90,7 +90,8 @@ static void put_back(struct page *page, unsigned long nr_pages)
  * range covers one: x86 and arm64 do, others may not.
  *
  * Context: may sleep.
- * Return: 0, or a negative errno, and all of the pages are where they were:
+ * Return: 0, or a negative errno, and all of the pages are where they were, but
+ * for broken ones, which may be out:
  *
  * * -EOPNOTSUPP: this machine cannot do it
  * * -ENOMEM: no memory to split a large entry
@@ -198,6 +199,7 @@ int folio_zap_direct_map(struct folio *folio)
 	flush_range(addr, addr + PAGE_SIZE);
 	return 0;
 }
+ALLOW_ERROR_INJECTION(folio_zap_direct_map, ERRNO);
 
 /**
  * direct_map_restore() - put pages back into the direct map

@@ -104,7 +104,7 @@ static void probe_range(u8 *levels, unsigned long pfn, unsigned long nr_pages)
 	u8 level;
 
 	for (; pfn < end; pfn += nr) {
-		/* Of a pageblock all pages are or none; to ask takes longest. */
+		/* Memory goes on- and offline by whole pageblocks; to ask takes longest. */
 		if (pfn == start || pageblock_aligned(pfn))
 			online = pfn_to_online_page(pfn);
 		level = online ? probe_page(pfn_to_page(pfn)) : 0;

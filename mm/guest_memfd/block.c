@@ -127,22 +127,35 @@ static int gmem_block_add_run(struct gmem_inode *gi, struct folio **folios,
 }
 
 /*
- * To take a page out of the direct map costs a flush of the TLB, far more than
- * the page.  So the first touch of 64 KiB allocates all of them, if that is easy,
- * as it does where folios are large.  Once one of them was there, as one that
- * was given up by itself has been, each comes by itself.
+ * To take a page out of the direct map costs a flush of the TLB, far more than the
+ * page.  So the first touch of 64 KiB allocates all of it, the page itself and what
+ * is behind it first, unless memory would have to be reclaimed for that.  While one
+ * of them is there, as when others have been given up, each comes by itself.
  */
 static void gmem_block_add_around(struct gmem_inode *gi, pgoff_t index)
 {
 	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_NORETRY | __GFP_NOWARN;
+	gfp_t gfp = mapping_gfp_mask(mapping) & ~__GFP_DIRECT_RECLAIM;
 	struct folio *folios[GMEM_AROUND_PAGES];
 	pgoff_t start = round_down(index, GMEM_AROUND_PAGES);
 	pgoff_t end = min(start + GMEM_AROUND_PAGES, gmem_nr_pages(gi));
 	pgoff_t first = start;
+	int added;
 
-	if (!xa_find(&mapping->i_pages, &first, end - 1, XA_PRESENT))
-		gmem_block_add_run(gi, folios, start, end - start, gfp);
+	if (xa_find(&mapping->i_pages, &first, end - 1, XA_PRESENT))
+		return;
+
+	gfp |= __GFP_NOWARN;
+	added = gmem_block_add_run(gi, folios, index, end - index, gfp);
+	if (index > start && added == end - index)
+		gmem_block_add_run(gi, folios, start, index - start, gfp);
+}
+
+/* Others are private pages that are elsewhere when they are shared: not here, too. */
+static bool gmem_block_adds_around(const struct gmem_inode *gi)
+{
+	return mapping_no_direct_map(gi->vfs_inode.i_mapping) &&
+	       (gi->flags & GUEST_MEMFD_TRACK_STATE);
 }
 
 /**
@@ -152,8 +165,8 @@ static void gmem_block_add_around(struct gmem_inode *gi, pgoff_t index)
  *
  * A new folio of its own is not zeroed and not marked up to date: hypervisors
  * that load a guest's first memory through their firmware fill it themselves.
- * Those of a block, and those that are not in the direct map, come zeroed, and
- * with others around them.
+ * Those of a block, and those that are not in the direct map, come zeroed; the
+ * latter with others around them, if there is memory.
  *
  * Context: invalidate_lock held, at least shared; may sleep.
  * Return: the folio, locked and with a reference, or ERR_PTR(-ENOMEM), or with
@@ -175,7 +188,7 @@ struct folio *gmem_block_get_folio(struct gmem_inode *gi, pgoff_t index)
 	if (!IS_ERR(folio))
 		return folio;
 
-	if (mapping_no_direct_map(mapping))
+	if (gmem_block_adds_around(gi))
 		gmem_block_add_around(gi, index);
 
 	policy = mpol_shared_policy_lookup(&gi->policy, index);

@@ -6,10 +6,12 @@
 #include <kunit/test.h>
 
 #include <linux/direct_map.h>
+#include <linux/error-injection.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/hugetlb.h>
 #include <linux/kprobes.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mount.h>
 #include <linux/pagemap.h>
@@ -164,10 +166,11 @@ static void empty_batch_is_not_flushed(struct kunit *test)
 
 #ifdef CAN_LET_FAIL
 /*
- * One call that takes pages out fails for lack of memory, after @nr_before that do
- * not, and when it has changed @nr_pages.
+ * One call by @task that takes pages out fails for lack of memory, after @nr_before
+ * that do not, and when it has changed @nr_pages.
  */
 static struct {
+	struct task_struct *task;
 	unsigned int nr_before;
 	unsigned int nr_pages;
 } failure;
@@ -175,11 +178,14 @@ static struct {
 static int change_fewer_pages(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	/* Not if they are put back. */
-	if (regs_get_kernel_argument(regs, 2) & 1)
+	if (current != failure.task || regs_get_kernel_argument(regs, 2) & 1)
 		return 1;
-	if (failure.nr_before--)
+	if (failure.nr_before) {
+		failure.nr_before--;
 		return 1;
+	}
 
+	failure.task = NULL;
 	regs->si = failure.nr_pages;
 	return 0;
 }
@@ -206,11 +212,13 @@ static void stop_failing(void *data)
 static void let_fail(struct kunit *test, unsigned int nr_before,
 		     unsigned int nr_pages)
 {
-	failure.nr_before = nr_before;
-	failure.nr_pages = nr_pages;
+	failure.task = NULL;
 	KUNIT_ASSERT_EQ(test, 0, register_kretprobe(&failing));
 	KUNIT_ASSERT_EQ(test, 0,
 			kunit_add_action_or_reset(test, stop_failing, NULL));
+	failure.nr_before = nr_before;
+	failure.nr_pages = nr_pages;
+	failure.task = current;
 }
 
 static void zap_that_fails_half_way_changes_nothing(struct kunit *test)
@@ -271,6 +279,11 @@ static void broken_page_stays_out_until_it_is_unpoisoned(struct kunit *test)
 	expect_marked(test, page + 6, 10);
 }
 
+static void unpoison(void *data)
+{
+	unpoison_memory((unsigned long)data);
+}
+
 /* It is out if free pages are. */
 static void page_that_broke_while_it_was_free_is_as_free_ones(struct kunit *test)
 {
@@ -281,8 +294,11 @@ static void page_that_broke_while_it_was_free_is_as_free_ones(struct kunit *test
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	pfn = page_to_pfn(page + 5);
 	__free_pages(page, 4);
+	if (!is_free_buddy_page(page + 5))
+		kunit_skip(test, "somebody has taken it");
 	present = kernel_page_present(page + 5);
 
+	kunit_add_action(test, unpoison, (void *)pfn);
 	KUNIT_ASSERT_EQ(test, 0, memory_failure(pfn, MF_SW_SIMULATED));
 	KUNIT_ASSERT_EQ(test, 0, unpoison_memory(pfn));
 	KUNIT_EXPECT_EQ(test, present, kernel_page_present(page + 5));
@@ -564,6 +580,40 @@ static void folio_that_was_just_read_cannot_be_read(struct kunit *test)
 	folio_unlock(folio);
 }
 
+#ifdef CONFIG_FUNCTION_ERROR_INJECTION
+static struct task_struct *failing_task;
+
+static int return_enomem_at_once(struct kprobe *kp, struct pt_regs *regs)
+{
+	if (current != failing_task)
+		return 0;
+
+	regs_set_return_value(regs, -ENOMEM);
+	override_function_with_return(regs);
+	return 1;
+}
+
+static void folio_that_cannot_leave_is_not_added(struct kunit *test)
+{
+	struct kprobe failing_zap = {
+		.symbol_name	= "folio_zap_direct_map",
+		.pre_handler	= return_enomem_at_once,
+	};
+	struct address_space *mapping = new_mapping(test);
+	struct folio *folio = new_folio(test);
+	int err;
+
+	failing_task = current;
+	KUNIT_ASSERT_EQ(test, 0, register_kprobe(&failing_zap));
+	err = filemap_add_folio(mapping, folio, 3, GFP_KERNEL);
+	unregister_kprobe(&failing_zap);
+
+	KUNIT_EXPECT_EQ(test, -ENOMEM, err);
+	KUNIT_EXPECT_EQ(test, 0, mapping->nrpages);
+	KUNIT_EXPECT_FALSE(test, folio_memcg_charged(folio));
+}
+#endif
+
 static void one_folio_costs_one_flush(struct kunit *test)
 {
 	struct address_space *mapping = new_mapping(test);
@@ -663,6 +713,9 @@ static struct kunit_case cache_cases[] = {
 	KUNIT_CASE(folio_that_cannot_be_added_comes_back),
 	KUNIT_CASE(folio_that_is_replaced_comes_back),
 	KUNIT_CASE(folio_that_was_just_read_cannot_be_read),
+#ifdef CONFIG_FUNCTION_ERROR_INJECTION
+	KUNIT_CASE(folio_that_cannot_leave_is_not_added),
+#endif
 	KUNIT_CASE(one_folio_costs_one_flush),
 	KUNIT_CASE(run_of_folios_costs_one_flush),
 	KUNIT_CASE(run_of_folios_ends_where_there_is_one),

@@ -134,9 +134,9 @@ TEST_F(conversion, conversion_allocates_and_frees_nothing)
 	gmem_poke(page(5), 0x55);
 
 	gmem_pages_to_private(self->fd, 0, 10);
-	EXPECT_EQ(gmem_touched_pages(), nr_allocated());
+	EXPECT_EQ(gmem_touched_pages(variant->flags), nr_allocated());
 	gmem_pages_to_shared(self->fd, 0, 10);
-	EXPECT_EQ(gmem_touched_pages(), nr_allocated());
+	EXPECT_EQ(gmem_touched_pages(variant->flags), nr_allocated());
 }
 
 TEST_F(conversion, second_conversion_to_the_same_state_changes_nothing)
@@ -206,7 +206,7 @@ TEST_F(conversion, range_at_an_end_of_file_inside_a_2m_unit)
 TEST_F_TIMEOUT(conversion, range_across_1g_chunks_of_a_sparse_file, 120)
 {
 	const u64 first = PAGES_PER_1G - 2, end = 2 * PAGES_PER_1G + 2;
-	const u64 block_pages = gmem_touched_pages();
+	const u64 block_pages = gmem_touched_pages(variant->flags);
 	const u64 nr_pages = 3 * PAGES_PER_1G;
 	const u64 probes[] = {
 		first - 1, first, PAGES_PER_1G, PAGES_PER_1G + 1031, end - 1, end
@@ -253,7 +253,7 @@ TEST_F(conversion, pages_that_do_not_exist_yet)
 	gmem_pages_to_shared(self->fd, 3, PAGES_PER_2M);
 	EXPECT_EQ(0, nr_allocated());
 	EXPECT_EQ(0, gmem_peek(page(3)));
-	EXPECT_EQ(gmem_touched_pages(), nr_allocated());
+	EXPECT_EQ(gmem_touched_pages(variant->flags), nr_allocated());
 }
 
 /* Not by a touch, as above, but by fallocate(), which fills private pages too. */
@@ -336,7 +336,7 @@ TEST_F(conversion, hole_in_private_memory_stays_private)
 	gmem_pages_to_private(self->fd, 5, 1);
 	gmem_punch_pages(self->fd, 5, 1);
 
-	EXPECT_EQ(gmem_touched_pages() - gmem_whole_blocks(1), nr_allocated());
+	EXPECT_EQ(gmem_touched_pages(variant->flags) - gmem_whole_blocks(1), nr_allocated());
 	EXPECT_PRIVATE(5);
 	EXPECT_EQ(1, nr_private());
 }
@@ -348,7 +348,7 @@ TEST_F(conversion, hole_in_shared_memory_stays_shared_and_is_unmapped)
 	gmem_poke(page(5), 0x55);
 	gmem_punch_pages(self->fd, 5, 1);
 
-	EXPECT_EQ(gmem_touched_pages() - gmem_whole_blocks(1), nr_allocated());
+	EXPECT_EQ(gmem_touched_pages(variant->flags) - gmem_whole_blocks(1), nr_allocated());
 	EXPECT_EQ(0, gmem_peek(page(5)));
 	EXPECT_PRIVATE(6);
 }

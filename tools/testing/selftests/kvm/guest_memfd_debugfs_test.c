@@ -42,15 +42,6 @@ static u64 ino_of(int fd)
 	return st.st_ino;
 }
 
-static void write_file(const char *path, const char *text)
-{
-	int fd = open_path_or_exit(path, O_WRONLY | O_TRUNC);
-
-	TEST_ASSERT(write(fd, text, strlen(text)) == strlen(text),
-		    "Cannot write '%s' to %s", text, path);
-	kvm_close(fd);
-}
-
 static void read_file(const char *path, char *text, size_t size)
 {
 	int fd = open_path_or_exit(path, O_RDONLY);

@@ -201,7 +201,7 @@ TEST_F(hidden, pages_come_with_one_flush_for_each_64k_that_is_touched)
 }
 
 /* A balloon would get nowhere if its neighbours brought back what it took. */
-TEST_F(hidden, page_that_was_given_up_by_itself_is_touched_by_itself)
+TEST_F(hidden, page_that_was_given_up_beside_others_is_touched_by_itself)
 {
 	if (gmem_has_blocks())
 		SKIP(return, "blocks come and go as a whole");
@@ -210,6 +210,19 @@ TEST_F(hidden, page_that_was_given_up_by_itself_is_touched_by_itself)
 	gmem_punch_pages(self->fd, 4, 2);
 	gmem_poke(page(5), 5);
 	EXPECT_EQ(SZ_64K / GMEM_PAGE_SIZE - 1, gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();
+}
+
+/* There is nothing left of it to say that it was given up. */
+TEST_F(hidden, run_that_was_given_up_is_touched_as_a_whole)
+{
+	if (gmem_has_blocks())
+		SKIP(return, "blocks come and go as a whole");
+
+	gmem_poke(page(0), 1);
+	gmem_punch_pages(self->fd, 0, SZ_64K / GMEM_PAGE_SIZE);
+	gmem_poke(page(5), 5);
+	EXPECT_EQ(SZ_64K / GMEM_PAGE_SIZE, gmem_fdinfo(self->fd, "allocated"));
 	EXPECT_EXACTLY_THE_FILE_IS_OUT();
 }
 
@@ -353,13 +366,20 @@ TEST_F(hidden, block_is_one_entry_out_and_back)
 #define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
 
 /* For lack of memory to split an entry, which there is only once. */
-static bool let_next_zap_fail(void)
+static void let_next_zap_fail(void)
 {
-	return !write_file(FAIL_FUNCTION "inject", "direct_map_zap") &&
-	       !write_file(FAIL_FUNCTION "direct_map_zap/retval", "-12") &&
-	       !write_file(FAIL_FUNCTION "probability", "100") &&
-	       !write_file(FAIL_FUNCTION "verbose", "0") &&
-	       !write_file(FAIL_FUNCTION "times", "1");
+	write_file(FAIL_FUNCTION "inject", "direct_map_zap");
+	/* -ENOMEM, of 64 bits. */
+	write_file(FAIL_FUNCTION "direct_map_zap/retval", "0xfffffffffffffff4");
+	write_file(FAIL_FUNCTION "verbose", "0");
+	write_file(FAIL_FUNCTION "times", "1");
+	write_file(FAIL_FUNCTION "probability", "100");
+}
+
+static void let_no_zap_fail(void)
+{
+	write_file(FAIL_FUNCTION "probability", "0");
+	write_file(FAIL_FUNCTION "inject", "!direct_map_zap");
 }
 
 TEST_F(hidden, block_that_cannot_leave_the_direct_map_is_not_there)
@@ -368,11 +388,12 @@ TEST_F(hidden, block_that_cannot_leave_the_direct_map_is_not_there)
 
 	if (!gmem_has_blocks())
 		SKIP(return, "needs GUEST_MEMFD_BLOCK");
-	if (!let_next_zap_fail())
+	if (access(FAIL_FUNCTION "inject", W_OK))
 		SKIP(return, "no CONFIG_FAIL_FUNCTION");
 
+	let_next_zap_fail();
 	err = fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, GMEM_PAGE_SIZE) ? errno : 0;
-	write_file(FAIL_FUNCTION "inject", "!direct_map_zap");
+	let_no_zap_fail();
 	EXPECT_EQ(ENOMEM, err);
 	EXPECT_EQ(0, gmem_fdinfo(self->fd, "allocated"));
 	EXPECT_EXACTLY_THE_FILE_IS_OUT();

@@ -17,6 +17,7 @@
 #include <linux/elf.h>
 #include <linux/stddef.h>
 #include <linux/io_uring.h>
+#include <linux/suspend_ioctls.h>
 
 #include "../../../../mm/gup_test.h"
 
@@ -375,15 +376,6 @@ static bool has_stamp_somewhere(int fd, u64 stamp)
 #define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
 #define CORE_FILE	"/tmp/guest_memfd_core"
 
-static void write_text(const char *path, const char *text)
-{
-	int fd = open_path_or_exit(path, O_WRONLY | O_TRUNC);
-
-	TEST_ASSERT(write(fd, text, strlen(text)) == strlen(text),
-		    "Cannot write %s", path);
-	kvm_close(fd);
-}
-
 /* With all that it has mapped, of files as well. */
 static int dump_child(void)
 {
@@ -393,7 +385,7 @@ static int dump_child(void)
 
 	if (!pid) {
 		setrlimit(RLIMIT_CORE, &unlimited);
-		write_text("/proc/self/coredump_filter", "0xff");
+		write_file("/proc/self/coredump_filter", "0xff");
 		signal(SIGABRT, SIG_DFL);
 		abort();
 	}
@@ -410,9 +402,9 @@ TEST_F(user, core_dump_does_not_have_the_content)
 		SKIP(return, "no CONFIG_COREDUMP");
 	ASSERT_LT(0, read(fd, pattern, sizeof(pattern) - 1));
 	kvm_close(fd);
-	write_text(CORE_PATTERN, CORE_FILE);
+	write_file(CORE_PATTERN, CORE_FILE);
 	status = dump_child();
-	write_text(CORE_PATTERN, pattern);
+	write_file(CORE_PATTERN, pattern);
 
 	EXPECT_TRUE(WIFSIGNALED(status) && WCOREDUMP(status));
 	fd = open_path_or_exit(CORE_FILE, O_RDONLY);
@@ -511,9 +503,9 @@ TEST_F(user, hibernation_is_refused_and_the_log_says_why)
 	log = open_path_or_exit("/dev/kmsg", O_RDONLY | O_NONBLOCK);
 	lseek(log, 0, SEEK_END);
 	/* In case it is not refused. */
-	write_text(PM_TEST, "freezer");
+	write_file(PM_TEST, "freezer");
 	EXPECT_EQ(EPERM, hibernate());
-	write_text(PM_TEST, "none");
+	write_file(PM_TEST, "none");
 	EXPECT_TRUE(kernel_says(log, "not possible while"));
 	close(log);
 }
@@ -529,11 +521,29 @@ TEST_F(user, hibernation_is_possible_once_the_file_is_empty)
 	if (access(PM_TEST, W_OK))
 		SKIP(return, "no CONFIG_HIBERNATION and CONFIG_PM_DEBUG");
 	gmem_punch_pages(self->fd, 0, NR_PAGES);
-	write_text(PM_TEST, "freezer");
+	write_file(PM_TEST, "freezer");
 	err = hibernate();
 	EXPECT_TRUE(!err || err == ENOMEM);
-	write_text(PM_TEST, "none");
+	write_file(PM_TEST, "none");
 	gmem_stamp(self->page, SECRET);
+}
+
+/* Who makes the image is not frozen. */
+TEST_F(user, image_is_refused_if_a_page_has_left_since_all_were_frozen)
+{
+	int snapshot, in_suspend, err;
+
+	gmem_punch_pages(self->fd, 0, NR_PAGES);
+	snapshot = open("/dev/snapshot", O_RDONLY);
+	if (snapshot < 0)
+		SKIP(return, "no CONFIG_HIBERNATION_SNAPSHOT_DEV");
+
+	ASSERT_EQ(0, ioctl(snapshot, SNAPSHOT_FREEZE));
+	gmem_stamp(self->page, SECRET);
+	err = ioctl(snapshot, SNAPSHOT_CREATE_IMAGE, &in_suspend) ? errno : 0;
+	EXPECT_EQ(0, ioctl(snapshot, SNAPSHOT_UNFREEZE));
+	close(snapshot);
+	EXPECT_EQ(EPERM, err);
 }
 
 int main(int argc, char **argv)

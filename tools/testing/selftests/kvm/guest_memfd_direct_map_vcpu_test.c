@@ -105,7 +105,7 @@ TEST_F(guest, page_that_the_guest_is_the_first_to_touch_is_out)
 {
 	vcpu_arch_set_entry_point(self->vcpu, guest_writes);
 	run_to_sync(self->vcpu);
-	EXPECT_EQ(gmem_whole_blocks(1), gmem_fdinfo(self->fd, "allocated"));
+	EXPECT_EQ(gmem_touched_pages(HIDDEN), gmem_fdinfo(self->fd, "allocated"));
 	EXPECT_FALSE(direct_map_has(gmem_pfn(self->page)));
 }
 

@@ -49,15 +49,6 @@ static bool open_always(u8 *mem, size_t size)
 	return true;
 }
 
-static void write_file(const char *path, const char *value)
-{
-	int fd = open_path_or_exit(path, O_WRONLY);
-
-	TEST_ASSERT(write(fd, value, strlen(value)) == strlen(value),
-		    "Cannot write %s to %s", value, path);
-	kvm_close(fd);
-}
-
 static void read_file(const char *path, char *value, size_t size)
 {
 	int fd = open_path_or_exit(path, O_RDONLY);

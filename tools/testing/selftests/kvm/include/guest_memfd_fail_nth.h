@@ -94,7 +94,7 @@ static inline int inject_setup(struct injector *injector)
 		struct setting *s = &settings[i];
 
 		if (read_file(s->path, s->saved, sizeof(s->saved)) ||
-		    write_file(s->path, s->wanted))
+		    try_write_file(s->path, s->wanted))
 			return -1;
 	}
 
@@ -110,7 +110,7 @@ static inline void inject_teardown(struct injector *injector)
 	close(injector->nth_fd);
 	close(injector->rest_fd);
 	for (i = 0; i < ARRAY_SIZE(settings); i++)
-		write_file(settings[i].path, settings[i].saved);
+		try_write_file(settings[i].path, settings[i].saved);
 }
 
 static inline void inject_write(int fd, unsigned int value)
@@ -125,8 +125,8 @@ static inline void inject_start(struct injector *injector,
 				enum failing failing, unsigned int n)
 {
 	if (failing == REST_FAILS) {
-		write_file(FAULT_DIR "failslab/times", REST_TIMES);
-		write_file(FAULT_DIR "fail_page_alloc/times", REST_TIMES);
+		try_write_file(FAULT_DIR "failslab/times", REST_TIMES);
+		try_write_file(FAULT_DIR "fail_page_alloc/times", REST_TIMES);
 	}
 
 	/* Nothing but the n-th fails before the n-th. */
@@ -192,7 +192,7 @@ static inline long slab_objects(const char *cache)
 
 	/* Objects that are free, but kept for a CPU, are in use until then. */
 	snprintf(path, sizeof(path), "/sys/kernel/slab/%s/shrink", cache);
-	if (write_file(path, "1"))
+	if (try_write_file(path, "1"))
 		return -1;
 	return slab_attribute(cache, "objects");
 }
@@ -214,7 +214,7 @@ static inline void count_vmstats(struct left *left)
 	static char text[16384];
 	unsigned int i;
 
-	write_file("/proc/sys/vm/stat_refresh", "1");
+	try_write_file("/proc/sys/vm/stat_refresh", "1");
 	TEST_ASSERT(!read_file("/proc/vmstat", text, sizeof(text)),
 		    "Cannot read /proc/vmstat");
 	for (i = 0; i < NR_VMSTATS; i++)

@@ -67,15 +67,18 @@ static inline u64 gmem_default_flags(void)
 }
 
 /*
- * How many pages come with the first touch of one: its block, 64 KiB of what is
- * not in the direct map if there is nothing yet, else itself.
+ * How many pages come with the first touch of one: its block, 64 KiB of what can
+ * be mapped and is not in the direct map if there is nothing yet, else itself.
  */
-static inline u64 gmem_touched_pages(void)
+static inline u64 gmem_touched_pages(u64 flags)
 {
+	const u64 around = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+
+	flags |= gmem_default_flags();
 	if (gmem_has_blocks())
 		return gmem_block_size() / GMEM_PAGE_SIZE;
 
-	return gmem_default_flags() ? SZ_64K / GMEM_PAGE_SIZE : 1;
+	return (flags & around) == around ? SZ_64K / GMEM_PAGE_SIZE : 1;
 }
 
 /* A file of whole blocks, so it may be larger. */
@@ -223,7 +226,7 @@ static inline long gmem_poke_job(void *addr)
 }
 
 /* Of procfs, sysfs or debugfs. */
-static inline int write_file(const char *path, const char *text)
+static inline int try_write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY);
 	ssize_t len;
@@ -233,6 +236,11 @@ static inline int write_file(const char *path, const char *text)
 	len = write(fd, text, strlen(text));
 	close(fd);
 	return len == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+static inline void write_file(const char *path, const char *text)
+{
+	TEST_ASSERT(!try_write_file(path, text), "Cannot write %s to %s", text, path);
 }
 
 /* Whoever breaks a page has it mapped, and is told of it by a signal. */

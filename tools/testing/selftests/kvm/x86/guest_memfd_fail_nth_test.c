@@ -223,7 +223,7 @@ static void assert_touched(const struct env *env, u64 nr_pages)
 	u64 allocated = fdinfo(env, "allocated");
 
 	TEST_ASSERT(allocated >= nr_pages &&
-		    allocated <= nr_pages * gmem_touched_pages(),
+		    allocated <= nr_pages * gmem_touched_pages(env->op->flags),
 		    "%lu pages are allocated, %lu were touched", allocated, nr_pages);
 }
 
@@ -557,7 +557,7 @@ static int enter_cgroup(const char *cgroup)
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
-	return write_file(path, "0");
+	return try_write_file(path, "0");
 }
 
 static long cgroup_blocks(struct huge *huge, const char *name)
@@ -1070,7 +1070,7 @@ static void open_injections(int *filters)
 
 	for (i = 0; i < ARRAY_SIZE(injections); i++) {
 		snprintf(path, sizeof(path), "%stimes", injections[i]);
-		TEST_ASSERT(!write_file(path, "1000000"), "Cannot write %s", path);
+		TEST_ASSERT(!try_write_file(path, "1000000"), "Cannot write %s", path);
 		snprintf(path, sizeof(path), "%stask-filter", injections[i]);
 		filters[i] = open_path_or_exit(path, O_WRONLY);
 		TEST_ASSERT_EQ(pwrite(filters[i], "Y", 1, 0), 1);
@@ -1127,7 +1127,7 @@ static void taker_gets_no_memory(void)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/make-it-fail", READ_ONCE(taker_tid));
-	TEST_ASSERT(!write_file(path, "1"), "Cannot write %s", path);
+	TEST_ASSERT(!try_write_file(path, "1"), "Cannot write %s", path);
 }
 
 /* Then it is not memory_failure() that keeps it from being dissolved. */

@@ -225,10 +225,10 @@ static inline long gmem_poke_job(void *addr)
 	return gmem_poke(addr, 1);
 }
 
-/* Of procfs, sysfs or debugfs. */
+/* Of procfs, sysfs or debugfs, as echo would: trace is emptied first. */
 static inline int try_write_file(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY);
+	int fd = open(path, O_WRONLY | O_TRUNC);
 	ssize_t len;
 
 	if (fd < 0)

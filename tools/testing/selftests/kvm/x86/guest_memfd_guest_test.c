@@ -442,6 +442,23 @@ TEST_F(guest, legacy_memslot_beside_it_follows_the_vm_wide_attributes)
 	EXPECT_EQ(0x11, guest_read(self->vcpu, LEGACY_GPA));
 }
 
+/* With others around it memory would be there twice: here, and where it is shared. */
+TEST_F(guest, private_page_of_a_file_without_states_comes_by_itself)
+{
+	const u64 flags = vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS) &
+			  GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+	const u64 size = NR_PAGES * GMEM_PAGE_SIZE;
+	int fd = vm_create_guest_memfd(self->vm, size, flags);
+
+	vm_mem_add(self->vm, VM_MEM_SRC_ANONYMOUS, LEGACY_GPA, LEGACY_SLOT,
+		   NR_PAGES, KVM_MEM_GUEST_MEMFD, fd, 0);
+	virt_map(self->vm, LEGACY_GPA, LEGACY_GPA, NR_PAGES);
+	vm_mem_set_private(self->vm, LEGACY_GPA, size);
+
+	guest_write(self->vcpu, LEGACY_GPA + 5 * GMEM_PAGE_SIZE, 0x22);
+	EXPECT_EQ(1, gmem_fdinfo(fd, "allocated"));
+}
+
 TEST_F(guest, neither_model_touches_the_other)
 {
 	add_legacy_slot(self->vm);

@@ -156,11 +156,11 @@ static bool directmap_4k(const char *key,
 	struct cost peer = cost_of_64m(populate, 0);
 	unsigned long flushes = SZ_64M / flush_size;
 	bool met = ours.in <= limit * peer.in, few = ours.flushes <= flushes;
-	char flush_key[64];
+	char flush_key[64], goal[16];
 
 	printf("# %s: the way back takes %lu, %lu\n", key, ours.out, peer.out);
-	print_key(key, ours.in, peer.in, (double)ours.in / peer.in,
-		  limit == 1 ? "<=1x" : "<=2x", met);
+	snprintf(goal, sizeof(goal), "<=%ux", limit);
+	print_key(key, ours.in, peer.in, (double)ours.in / peer.in, goal, met);
 	snprintf(flush_key, sizeof(flush_key), "%s.flushes", key);
 	print_key(flush_key, ours.flushes, flushes,
 		  ours.flushes / (double)flushes, "<=1x", few);

@@ -626,33 +626,47 @@ static void one_folio_costs_one_flush(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, flushes + 1, nr_flushes());
 }
 
-static void get_run(struct kunit *test, struct folio **folios, unsigned int nr)
+#define NR_RUN	16
+
+static void get_run(struct kunit *test, struct folio **folios)
 {
 	unsigned int i;
 
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < NR_RUN; i++)
 		folios[i] = new_folio(test);
+}
+
+/* Those that were added are out, and only they; nobody needs them any longer. */
+static void expect_out_and_unlock(struct kunit *test, struct folio **folios,
+				  unsigned int nr_added)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_RUN; i++)
+		KUNIT_EXPECT_EQ(test, i >= nr_added,
+				kernel_page_present(&folios[i]->page));
+	for (i = 0; i < nr_added; i++)
+		folio_unlock(folios[i]);
 }
 
 static void run_of_folios_costs_one_flush(struct kunit *test)
 {
 	struct address_space *mapping = new_mapping(test);
 	unsigned long flushes = nr_flushes();
-	struct folio *folios[16];
+	struct folio *folios[NR_RUN];
 	unsigned int i;
 
-	get_run(test, folios, 16);
-	KUNIT_ASSERT_EQ(test, 16, filemap_add_folios(mapping, folios, 16, 100,
-						     GFP_KERNEL));
+	get_run(test, folios);
+	KUNIT_ASSERT_EQ(test, NR_RUN,
+			filemap_add_folios(mapping, folios, NR_RUN, 100,
+					   GFP_KERNEL));
 	KUNIT_EXPECT_EQ(test, flushes + 1, nr_flushes());
-	for (i = 0; i < 16; i++) {
-		KUNIT_EXPECT_FALSE(test, kernel_page_present(&folios[i]->page));
+	for (i = 0; i < NR_RUN; i++)
 		KUNIT_EXPECT_EQ(test, 100 + i, folios[i]->index);
-		folio_unlock(folios[i]);
-	}
+	expect_out_and_unlock(test, folios, NR_RUN);
 
 	truncate_inode_pages(mapping, 0);
-	for (i = 0; i < 16; i++)
+	for (i = 0; i < NR_RUN; i++)
 		KUNIT_EXPECT_TRUE(test, kernel_page_present(&folios[i]->page));
 }
 
@@ -661,24 +675,20 @@ static void run_of_folios_ends_where_there_is_one(struct kunit *test)
 	struct address_space *mapping = new_mapping(test);
 	struct folio *there = add_folio(test, mapping, 105);
 	unsigned long nr = direct_map_nr_zapped();
-	struct folio *folios[16];
-	unsigned int i;
+	struct folio *folios[NR_RUN];
 
 	folio_unlock(there);
-	get_run(test, folios, 16);
-	KUNIT_ASSERT_EQ(test, 5, filemap_add_folios(mapping, folios, 16, 100,
-						    GFP_KERNEL));
-	for (i = 0; i < 16; i++)
-		KUNIT_EXPECT_EQ(test, i >= 5,
-				kernel_page_present(&folios[i]->page));
+	get_run(test, folios);
+	KUNIT_ASSERT_EQ(test, 5,
+			filemap_add_folios(mapping, folios, NR_RUN, 100,
+					   GFP_KERNEL));
+	expect_out_and_unlock(test, folios, 5);
 	KUNIT_EXPECT_EQ(test, nr + 5, direct_map_nr_zapped());
 	KUNIT_EXPECT_EQ(test, -EEXIST,
-			filemap_add_folios(mapping, folios + 5, 11, 105,
+			filemap_add_folios(mapping, folios + 5, NR_RUN - 5, 105,
 					   GFP_KERNEL));
 	KUNIT_EXPECT_EQ(test, nr + 5, direct_map_nr_zapped());
 
-	for (i = 0; i < 5; i++)
-		folio_unlock(folios[i]);
 	truncate_inode_pages(mapping, 0);
 }
 
@@ -687,20 +697,16 @@ static void run_of_folios_ends_where_one_cannot_leave(struct kunit *test)
 {
 	struct address_space *mapping = new_mapping(test);
 	unsigned long nr = direct_map_nr_zapped();
-	struct folio *folios[16];
-	unsigned int i;
+	struct folio *folios[NR_RUN];
 
-	get_run(test, folios, 16);
+	get_run(test, folios);
 	let_fail(test, 5, 0);
-	KUNIT_ASSERT_EQ(test, 5, filemap_add_folios(mapping, folios, 16, 100,
-						    GFP_KERNEL));
-	for (i = 0; i < 16; i++)
-		KUNIT_EXPECT_EQ(test, i >= 5,
-				kernel_page_present(&folios[i]->page));
+	KUNIT_ASSERT_EQ(test, 5,
+			filemap_add_folios(mapping, folios, NR_RUN, 100,
+					   GFP_KERNEL));
+	expect_out_and_unlock(test, folios, 5);
 	KUNIT_EXPECT_EQ(test, nr + 5, direct_map_nr_zapped());
 
-	for (i = 0; i < 5; i++)
-		folio_unlock(folios[i]);
 	truncate_inode_pages(mapping, 0);
 }
 #endif

@@ -42,20 +42,6 @@ static u64 ino_of(int fd)
 	return st.st_ino;
 }
 
-static void read_file(const char *path, char *text, size_t size)
-{
-	int fd = open_path_or_exit(path, O_RDONLY);
-	ssize_t len, all = 0;
-
-	do {
-		len = read(fd, text + all, size - 1 - all);
-		TEST_ASSERT(len >= 0, "Cannot read %s", path);
-		all += len;
-	} while (len);
-	text[all] = '\0';
-	kvm_close(fd);
-}
-
 FIXTURE_SETUP(watched)
 {
 	if (!gmem_can_convert())

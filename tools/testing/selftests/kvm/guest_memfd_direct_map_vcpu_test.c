@@ -61,16 +61,6 @@ FIXTURE_TEARDOWN(guest)
 	}
 }
 
-/* Up to its next GUEST_SYNC1(), of which it returns the value. */
-static u64 run_to_sync(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
-	return uc.args[0];
-}
-
 /*
  * Data
  */

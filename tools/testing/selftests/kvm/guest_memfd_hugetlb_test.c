@@ -847,20 +847,20 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_o
  * another file for longer than anybody waits for it.  It stays in the pool as a
  * broken one of hugetlbfs would, and the file takes another.
  */
-#define BREAK_FOLIO_OF_POOL(_fd, _mem, _other_mem, _head) do {			\
+#define BREAK_FOLIO_OF_POOL(_files, _head) do {				\
 	static struct job _taker, _fault, _breaking;				\
 	unsigned int _i;							\
 										\
-	(_head) = gmem_pfn(_mem);						\
-	gmem_punch_pages(*(_fd), 0, self->nr_pages);				\
+	(_head) = gmem_pfn((_files)->mem);					\
+	gmem_punch_pages((_files)->fd, 0, self->nr_pages);			\
 	stall_arm("taken");							\
-	job_start(&_taker, allocate_job, _fd);					\
+	job_start(&_taker, allocate_job, &(_files)->fd);			\
 	ASSERT_TRUE(stall_is_reached("taken"));					\
 	gmem_break_pfn((_head) + 5);						\
 	/* It says EHWPOISON of a folio that is broken already. */		\
 	for (_i = 6; _i < 9; _i++)						\
 		gmem_write_pfn(GMEM_CORRUPT_PFN, (_head) + _i);			\
-	BREAK_LOCKED_PAGE(_other_mem, &_fault, &_breaking);			\
+	BREAK_LOCKED_PAGE((_files)->other_mem, &_fault, &_breaking);		\
 	stall_release("taken");							\
 	EXPECT_EQ(job_wait(&_taker), 0);					\
 	EXPECT_EQ(job_is_done(&_breaking), false);				\
@@ -869,33 +869,47 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_o
 	job_wait(&_fault);							\
 } while (0)
 
+/* The file whose block is to break, and one with a page that is locked meanwhile. */
+struct two_files {
+	int fd, other;
+	u8 *mem, *other_mem;
+};
+
+static void open_two_files(FIXTURE_DATA(hugetlb) * self, struct two_files *files)
+{
+	files->other = create(self, 1);
+	files->other_mem = gmem_map_pages(files->other, self->nr_pages);
+	gmem_poke(files->other_mem, 1);
+	files->fd = create(self, 1);
+	files->mem = gmem_map_pages(files->fd, self->nr_pages);
+}
+
+static void close_two_files(FIXTURE_DATA(hugetlb) * self, struct two_files *files)
+{
+	kvm_munmap(files->mem, self->block);
+	kvm_close(files->fd);
+	kvm_munmap(files->other_mem, self->block);
+	kvm_close(files->other);
+}
+
 TEST_F(hugetlb, broken_block_that_cannot_be_dissolved_stays_in_the_pool)
 {
-	u8 *mem, *other_mem;
-	static int fd;
-	int other;
+	static struct two_files files;
 	u64 head;
 
 	if (!gmem_can_break_page(self->block) || !stall_is_supported())
 		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
 
-	other = create(self, 1);
-	other_mem = gmem_map_pages(other, self->nr_pages);
-	gmem_poke(other_mem, 1);
-	fd = create(self, 1);
-	mem = gmem_map_pages(fd, self->nr_pages);
-	BREAK_FOLIO_OF_POOL(&fd, mem, other_mem, head);
+	open_two_files(self, &files);
+	BREAK_FOLIO_OF_POOL(&files, head);
 	EXPECT_POOL(-2, 0);
 	EXPECT_TRUE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
-	EXPECT_NE(gmem_pfn(mem), head);
+	EXPECT_NE(gmem_pfn(files.mem), head);
 
 	EXPECT_TRUE(gmem_write_pfn(GMEM_UNPOISON_PFN, head));
 	EXPECT_FALSE(gmem_page_flags(head) & BIT(KPF_HWPOISON));
 
-	kvm_munmap(mem, self->block);
-	kvm_close(fd);
-	kvm_munmap(other_mem, self->block);
-	kvm_close(other);
+	close_two_files(self, &files);
 	EXPECT_BLOCK_LOST();
 }
 
@@ -912,25 +926,17 @@ TEST_F(hugetlb, broken_block_is_unpoisoned_while_the_pool_gives_it_up)
 {
 	static struct job shrinking, unpoisoning;
 	struct gmem_pool_counts want;
+	static struct two_files files;
 	static u64 head;
-	u8 *mem, *other_mem;
-	static int fd;
-	int other, i;
+	int i;
 
 	if (!gmem_can_break_page(self->block) || !stall_is_supported())
 		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
 
 	for (i = 0; i < SHRINK_ROUNDS; i++) {
-		other = create(self, 1);
-		other_mem = gmem_map_pages(other, self->nr_pages);
-		gmem_poke(other_mem, 1);
-		fd = create(self, 1);
-		mem = gmem_map_pages(fd, self->nr_pages);
-		BREAK_FOLIO_OF_POOL(&fd, mem, other_mem, head);
-		kvm_munmap(mem, self->block);
-		kvm_close(fd);
-		kvm_munmap(other_mem, self->block);
-		kvm_close(other);
+		open_two_files(self, &files);
+		BREAK_FOLIO_OF_POOL(&files, head);
+		close_two_files(self, &files);
 
 		/* The other one is lost. */
 		want = self->before;

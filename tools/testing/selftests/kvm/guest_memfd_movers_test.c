@@ -49,16 +49,6 @@ static bool open_always(u8 *mem, size_t size)
 	return true;
 }
 
-static void read_file(const char *path, char *value, size_t size)
-{
-	int fd = open_path_or_exit(path, O_RDONLY);
-	ssize_t len = read(fd, value, size - 1);
-
-	TEST_ASSERT(len > 0, "Cannot read %s", path);
-	value[len] = 0;
-	kvm_close(fd);
-}
-
 /*
  * To another node.  The pages are on one of the first two, so one of the two
  * attempts is to go to the other.

@@ -10,6 +10,7 @@
 
 #include "guest_memfd_util.h"
 #include "kvm_util.h"
+#include "ucall_common.h"
 
 #define HIDDEN		(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED | \
 			 GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
@@ -37,6 +38,17 @@ static inline int create_secret(u64 size)
 
 	TEST_ASSERT(fd < 0 || !ftruncate(fd, size), "ftruncate() failed");
 	return fd;
+}
+
+/* Up to its next GUEST_SYNC1(), of which it returns the value. */
+static inline u64 run_to_sync(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, UCALL_EXIT_REASON);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	return uc.args[0];
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_HIDDEN_H */

@@ -13,6 +13,7 @@
 
 #include <linux/sizes.h>
 
+#include "guest_memfd_files.h"
 #include "kvm_util.h"
 #include "test_util.h"
 
@@ -39,10 +40,10 @@ static inline long gmem_read_number(const char *path)
 
 static inline void gmem_write_number(const char *path, long value)
 {
-	FILE *file = fopen(path, "w");
+	char text[32];
 
-	TEST_ASSERT(file && fprintf(file, "%ld", value) > 0 && !fclose(file),
-		    "Cannot write %s", path);
+	snprintf(text, sizeof(text), "%ld", value);
+	write_file(path, text);
 }
 
 static inline long gmem_pool_read(u64 block_size, const char *name)

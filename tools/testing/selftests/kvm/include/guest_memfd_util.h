@@ -19,6 +19,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_direct_map.h"
+#include "guest_memfd_files.h"
 #include "guest_memfd_hugetlb.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
@@ -223,24 +224,6 @@ static inline int gmem_poke(void *addr, u8 byte)
 static inline long gmem_poke_job(void *addr)
 {
 	return gmem_poke(addr, 1);
-}
-
-/* Of procfs, sysfs or debugfs, as echo would: trace is emptied first. */
-static inline int try_write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	ssize_t len;
-
-	if (fd < 0)
-		return -1;
-	len = write(fd, text, strlen(text));
-	close(fd);
-	return len == (ssize_t)strlen(text) ? 0 : -1;
-}
-
-static inline void write_file(const char *path, const char *text)
-{
-	TEST_ASSERT(!try_write_file(path, text), "Cannot write %s to %s", text, path);
 }
 
 /* Whoever breaks a page has it mapped, and is told of it by a signal. */

@@ -66,16 +66,6 @@ FIXTURE_TEARDOWN(l1)
 	}
 }
 
-static u64 run_to_sync(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
-	return uc.args[0];
-}
-
 /*
  * The clock: KVM writes it each time before the guest runs
  */

@@ -406,7 +406,7 @@ static int fdinfo_run(struct env *env)
 
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", env->fd);
 	errno = 0;
-	ret = read_file(path, text, sizeof(text));
+	ret = try_read_file(path, text, sizeof(text));
 	return ret ? errno : 0;
 }
 
@@ -566,7 +566,7 @@ static long cgroup_blocks(struct huge *huge, const char *name)
 
 	snprintf(path, sizeof(path), CGROUP "/hugetlb.%s.%s",
 		 huge->block == SZ_1G ? "1GB" : "2MB", name);
-	TEST_ASSERT(!read_file(path, text, sizeof(text)), "Cannot read %s", path);
+	read_file(path, text, sizeof(text));
 	return atol(text) / huge->block;
 }
 
@@ -973,8 +973,8 @@ FIXTURE_SETUP(huge_operation)
 		SKIP(return, "needs %d free huge pages of %lu kB", NR_BLOCKS,
 		     huge->block / SZ_1K);
 	huge->nr_hugetlb = nr_hugetlb();
-	huge->hvo = !read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", text,
-			       sizeof(text)) && text[0] == '1';
+	huge->hvo = !try_read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", text,
+				   sizeof(text)) && text[0] == '1';
 	/* One that failed may have left its own. */
 	rmdir(CGROUP);
 	huge->cgroup = !mkdir(CGROUP, 0755) &&
@@ -1070,7 +1070,7 @@ static void open_injections(int *filters)
 
 	for (i = 0; i < ARRAY_SIZE(injections); i++) {
 		snprintf(path, sizeof(path), "%stimes", injections[i]);
-		TEST_ASSERT(!try_write_file(path, "1000000"), "Cannot write %s", path);
+		write_file(path, "1000000");
 		snprintf(path, sizeof(path), "%stask-filter", injections[i]);
 		filters[i] = open_path_or_exit(path, O_WRONLY);
 		TEST_ASSERT_EQ(pwrite(filters[i], "Y", 1, 0), 1);
@@ -1127,7 +1127,7 @@ static void taker_gets_no_memory(void)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/make-it-fail", READ_ONCE(taker_tid));
-	TEST_ASSERT(!try_write_file(path, "1"), "Cannot write %s", path);
+	write_file(path, "1");
 }
 
 /* Then it is not memory_failure() that keeps it from being dissolved. */
@@ -1141,7 +1141,8 @@ TEST_F(deferred, broken_block_stays_in_the_pool_without_memory_for_its_struct_pa
 	u64 head;
 	int fd;
 
-	if (read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", hvo, sizeof(hvo)) || hvo[0] != '1')
+	if (try_read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", hvo, sizeof(hvo)) ||
+	    hvo[0] != '1')
 		SKIP(return, "hugetlb_free_vmemmap=on is not on the command line");
 	if (!gmem_can_break_page(SZ_2M) || !stall_is_supported())
 		SKIP(return, "no CONFIG_HWPOISON_INJECT or CONFIG_GUEST_MEMFD_STALL");

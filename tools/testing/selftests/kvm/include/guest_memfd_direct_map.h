@@ -39,20 +39,32 @@ static inline int direct_map_level(u64 pfn)
 	return direct_map_probe(pfn) & ~DIRECT_MAP_PRESENT;
 }
 
-/* All pages of the system that the direct map should have and does not. */
-static inline u64 direct_map_count_missing(void)
+static inline u64 __direct_map_count_missing(u64 flags)
 {
 	static u8 bytes[SZ_64K];
 	int fd = open_path_or_exit(DIRECT_MAP_PROBE, O_RDONLY);
-	u64 missing = 0;
+	u64 missing = 0, pfn = 0;
 	ssize_t i, len;
 
 	while ((len = read(fd, bytes, sizeof(bytes))) > 0)
-		for (i = 0; i < len; i++)
-			missing += bytes[i] && !(bytes[i] & DIRECT_MAP_PRESENT);
+		for (i = 0; i < len; i++, pfn++)
+			missing += bytes[i] && !(bytes[i] & DIRECT_MAP_PRESENT) &&
+				   (!flags || gmem_page_flags(pfn) & flags);
 	TEST_ASSERT(!len, "Cannot read the probe");
 	kvm_close(fd);
 	return missing;
+}
+
+/* All pages of the system that the direct map should have and does not. */
+static inline u64 direct_map_count_missing(void)
+{
+	return __direct_map_count_missing(0);
+}
+
+/* Those of them that are broken. */
+static inline u64 direct_map_count_broken(void)
+{
+	return __direct_map_count_missing(BIT(KPF_HWPOISON));
 }
 
 /* Wait for blocks that are on their way back.  Return how many there are then. */

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/kernel-page-flags.h>
 #include <linux/sizes.h>
 
 #include "guest_memfd_files.h"
@@ -156,6 +157,24 @@ static inline long gmem_vmstat(const char *name)
 static inline unsigned long gmem_broken_kbytes(void)
 {
 	return gmem_proc_read("/proc/meminfo", "HardwareCorrupted");
+}
+
+/* What one of the files of /proc with a word for each page frame tells. */
+static inline u64 gmem_page_word(const char *path, u64 pfn)
+{
+	int fd = open_path_or_exit(path, O_RDONLY);
+	u64 word;
+
+	TEST_ASSERT(pread(fd, &word, sizeof(word), pfn * sizeof(word)) == sizeof(word),
+		    "Cannot read %s", path);
+	kvm_close(fd);
+	return word;
+}
+
+/* Bits KPF_*. */
+static inline u64 gmem_page_flags(u64 pfn)
+{
+	return gmem_page_word("/proc/kpageflags", pfn);
 }
 
 /* A fixture for each size of blocks; for programs with kselftest_harness.h. */

@@ -15,10 +15,10 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

@@ -11,10 +11,10 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_stalled_call.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

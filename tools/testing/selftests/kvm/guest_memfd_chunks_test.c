@@ -12,16 +12,12 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
-
-/* With blocks of 1 GiB, each test has all of the file zeroed. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	120
 
 #define CHUNK		((u64)SZ_1G)
 #define NR_CHUNKS	3

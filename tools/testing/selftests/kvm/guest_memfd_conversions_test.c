@@ -16,9 +16,9 @@
 
 #include <linux/falloc.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

@@ -13,10 +13,10 @@
 #include <unistd.h>
 
 #include "guest_memfd_direct_map.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

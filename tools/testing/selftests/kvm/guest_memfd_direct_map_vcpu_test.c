@@ -6,10 +6,10 @@
 #include <string.h>
 
 #include "guest_memfd_direct_map.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"

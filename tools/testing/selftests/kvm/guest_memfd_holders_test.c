@@ -9,11 +9,11 @@
 
 #include "../../../../mm/gup_test.h"
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_holder.h"
 #include "guest_memfd_stalled_call.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

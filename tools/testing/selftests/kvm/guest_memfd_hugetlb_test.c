@@ -12,10 +12,10 @@
 #include "../../../../mm/gup_test.h"
 
 #include "guest_memfd_cgroup.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
-#include "kselftest_harness.h"
 #include "numaif.h"
 #include "ucall_common.h"
 

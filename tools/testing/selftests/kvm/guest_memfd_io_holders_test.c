@@ -13,10 +13,10 @@
 #include <linux/io_uring.h>
 
 #include "guest_memfd_cgroup.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_holder.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

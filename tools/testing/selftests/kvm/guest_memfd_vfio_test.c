@@ -15,10 +15,10 @@
 
 #include <linux/vfio.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_holder.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

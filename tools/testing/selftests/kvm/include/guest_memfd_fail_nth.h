@@ -11,9 +11,9 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

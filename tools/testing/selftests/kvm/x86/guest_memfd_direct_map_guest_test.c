@@ -6,10 +6,10 @@
 #include <asm/kvm_para.h>
 #include <asm/pvclock-abi.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hidden.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "svm_util.h"

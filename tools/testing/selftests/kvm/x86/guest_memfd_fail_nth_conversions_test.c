@@ -8,9 +8,9 @@
  * before that of error_offset, which are done.
  */
 #include "guest_memfd_fail_nth.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

@@ -14,11 +14,11 @@
 #include <sys/syscall.h>
 
 #include "guest_memfd_fail_nth.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"

@@ -8,10 +8,10 @@
 #include <pthread.h>
 
 #include "guest_memfd_cgroup.h"
+#include "guest_memfd_harness.h"
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
-#include "kselftest_harness.h"
 #include "processor.h"
 #include "ucall_common.h"
 

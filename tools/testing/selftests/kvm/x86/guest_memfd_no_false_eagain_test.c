@@ -19,9 +19,9 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"

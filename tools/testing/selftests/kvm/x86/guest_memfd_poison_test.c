@@ -8,11 +8,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_serve.h"
 #include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

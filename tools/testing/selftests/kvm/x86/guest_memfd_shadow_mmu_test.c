@@ -7,9 +7,9 @@
  */
 #include <linux/sizes.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_serve.h"
 #include "guest_memfd_util.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"

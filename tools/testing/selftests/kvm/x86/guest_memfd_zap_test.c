@@ -11,10 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "guest_memfd_harness.h"
 #include "guest_memfd_serve.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
-#include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "test_util.h"
 

@@ -411,6 +411,7 @@ TEST_F(race, conversion_waits_for_a_hole)
  * the page tables, and what it has mapped is still counted as mapped.
  */
 #define FORGET_SECONDS	3
+#define MIN_HOLES	10
 
 struct forgetter {
 	u8 *mem;
@@ -443,13 +444,12 @@ TEST_F(race, hole_in_what_user_space_lets_go_of)
 			     MAP_SHARED | MAP_FIXED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, forgetter.mem);
 	job_start(&job, write_and_forget, &forgetter);
-	for (i = 0; time(NULL) < end; i++) {
+	for (i = 0; i < MIN_HOLES || time(NULL) < end; i++) {
 		usleep(i * 37 % 3000);
 		punch_out(&range);
 	}
 	WRITE_ONCE(forgetter.stop, true);
 	EXPECT_EQ(0, job_wait(&job));
-	EXPECT_LT(10, i);
 	kvm_munmap(reserved, 2 * SZ_2M);
 }
 
@@ -657,7 +657,10 @@ TEST_F(race, gup_does_not_take_a_page_after_it_is_unmapped)
 	EXPECT_EQ(EFAULT, job_wait(&gup));
 }
 
-/* The same without a chosen order, as fast as it goes. */
+/*
+ * The same without a chosen order, as fast as it goes, and until both have had
+ * their way.
+ */
 #define TAKE_SECONDS	4
 
 struct taker {
@@ -679,7 +682,7 @@ static long take_by_gup(void *arg)
 		round = READ_ONCE(taker->round);
 		if (vmsplice(taker->pipe[1], &iov, 1, SPLICE_F_NONBLOCK) <= 0)
 			continue;
-		taker->nr_taken++;
+		WRITE_ONCE(taker->nr_taken, taker->nr_taken + 1);
 		/* Not to be missed by whoever looks into the pipe. */
 		while (READ_ONCE(taker->round) == round && !READ_ONCE(taker->stop))
 			sched_yield();
@@ -701,7 +704,7 @@ TEST_F(race, page_that_gup_has_taken_is_not_made_private)
 	ASSERT_EQ(0, pipe(taker.pipe));
 	job_start(&job, take_by_gup, &taker);
 
-	while (time(NULL) < end) {
+	while (time(NULL) < end || !nr_private || !READ_ONCE(taker.nr_taken)) {
 		WRITE_ONCE(taker.round, taker.round + 1);
 		/* Now the page is let go, and taken again: before, or after? */
 		usleep(taker.round * 7 % 100);
@@ -718,8 +721,6 @@ TEST_F(race, page_that_gup_has_taken_is_not_made_private)
 	WRITE_ONCE(taker.stop, true);
 	EXPECT_EQ(0, job_wait(&job));
 	EXPECT_EQ(0, nr_caught);
-	EXPECT_LT(0, nr_private);
-	EXPECT_LT(0, taker.nr_taken);
 	TH_LOG("taken %lu times, private %lu times", taker.nr_taken, nr_private);
 }
 

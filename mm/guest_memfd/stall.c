@@ -13,21 +13,22 @@
  */
 #include <linux/completion.h>
 #include <linux/debugfs.h>
-#include <linux/delay.h>
 #include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/guest_memfd.h>
 #include <linux/init.h>
 #include <linux/jiffies.h>
+#include <linux/processor.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
+#include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 
 #include "internal.h"
 
 /* A test that dies must not leave a thread behind, nor starve RCU. */
 #define GMEM_STALL_LIMIT	(10 * HZ)
-#define GMEM_SPIN_LIMIT_MSECS	5000
+#define GMEM_SPIN_LIMIT_NSECS	(5 * NSEC_PER_SEC)
 
 /**
  * struct gmem_stall - a point
@@ -85,13 +86,11 @@ static void gmem_stall_end(struct gmem_stall *stall, struct completion *done)
 
 static void gmem_stall_spin(struct completion *done)
 {
-	unsigned int msecs;
+	const u64 end = ktime_get_mono_fast_ns() + GMEM_SPIN_LIMIT_NSECS;
 
-	for (msecs = 0; msecs < GMEM_SPIN_LIMIT_MSECS; msecs++) {
-		if (try_wait_for_completion(done))
-			return;
-		mdelay(1);
-	}
+	/* By the clock: how long mdelay() takes was measured when the CPU came up. */
+	while (!try_wait_for_completion(done) && ktime_get_mono_fast_ns() < end)
+		cpu_relax();
 }
 
 /**

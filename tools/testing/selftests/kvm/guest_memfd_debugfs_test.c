@@ -264,7 +264,6 @@ TEST_F(watched, block_that_waits_is_traced_counted_and_shown)
 	u64 pfn = gmem_pfn(self->mem);
 	char want[64];
 	int pipe_fds[2];
-	int tries;
 
 	if (!gmem_has_blocks())
 		SKIP(return, "for files of blocks");
@@ -286,8 +285,7 @@ TEST_F(watched, block_that_waits_is_traced_counted_and_shown)
 
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
-	for (tries = 0; tries < 100 && gmem_fdinfo(self->fd, "waiting"); tries++)
-		usleep(GMEM_JOIN_MSECS * 10);
+	GMEM_WAIT_FOR(!gmem_fdinfo(self->fd, "waiting"));
 	pool_event(want, pfn);
 	EXPECT_STREQ(want, event(self, "guest_memfd_join"));
 	EXPECT_EQ(joins + 1, gmem_vmstat("guest_memfd_join"));
@@ -299,14 +297,11 @@ TEST_F(watched, block_that_waits_is_traced_counted_and_shown)
 /* By a worker. */
 TEST_F(watched, broken_page_is_traced)
 {
-	int tries;
-
 	if (gmem_block_size() == SZ_1G || access(GMEM_CORRUPT_PFN, W_OK))
 		SKIP(return, "not with 1 GiB, and CONFIG_HWPOISON_INJECT");
 
 	gmem_break_pfn(gmem_pfn(self->mem + 5 * GMEM_PAGE_SIZE));
-	for (tries = 0; tries < 100 && !*event(self, "guest_memfd_poison"); tries++)
-		usleep(10000);
+	GMEM_WAIT_FOR(*event(self, "guest_memfd_poison"));
 	EXPECT_STREQ("poison 5-6", event(self, "guest_memfd_poison"));
 }
 

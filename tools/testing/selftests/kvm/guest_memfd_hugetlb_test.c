@@ -1534,7 +1534,7 @@ TEST_F(hugetlb, block_goes_back_though_others_keep_making_blocks_wait)
 {
 	static struct spoiler spoiler;
 	static struct job job;
-	int fd, pipes[2], tries;
+	int fd, pipes[2];
 	u8 *mem;
 
 	if (self->block != SZ_2M)
@@ -1554,11 +1554,7 @@ TEST_F(hugetlb, block_goes_back_though_others_keep_making_blocks_wait)
 		usleep(1000);
 	kvm_close(pipes[0]);
 	kvm_close(pipes[1]);
-	for (tries = 0; tries < GMEM_JOIN_MSECS / 10; tries++) {
-		if (!gmem_fdinfo(fd, "waiting"))
-			break;
-		usleep(10000);
-	}
+	GMEM_WAIT_FOR(!gmem_fdinfo(fd, "waiting"));
 	EXPECT_EQ(gmem_fdinfo(fd, "waiting"), 0);
 	EXPECT_FALSE(job_is_done(&job));
 	WRITE_ONCE(spoiler.stop, true);

@@ -70,14 +70,10 @@ static inline u64 direct_map_count_broken(void)
 /* Wait for blocks that are on their way back.  Return how many there are then. */
 static inline u64 direct_map_missing_becomes(u64 want)
 {
-	int msecs;
+	u64 missing;
 
-	for (msecs = 0; msecs < GMEM_JOIN_MSECS; msecs += 50) {
-		if (direct_map_count_missing() == want)
-			return want;
-		usleep(50000);
-	}
-	return direct_map_count_missing();
+	GMEM_WAIT_FOR((missing = direct_map_count_missing()) == want);
+	return missing;
 }
 
 /* With debug_pagealloc=on whatever is free is out. */

@@ -18,8 +18,24 @@
 #include "kvm_util.h"
 #include "test_util.h"
 
-/* How long a block may take to be back after the last reference has gone. */
+/* How long a block takes to be back after the last reference has gone, at most. */
 #define GMEM_JOIN_MSECS		1000
+/* What is not there by then does not come, however slow the machine is. */
+#define GMEM_LATE_MSECS		(10 * GMEM_JOIN_MSECS)
+
+static inline bool gmem_is_late(struct timespec start)
+{
+	return timespec_elapsed(start).tv_sec >= GMEM_LATE_MSECS / 1000;
+}
+
+/* Wait for a condition; whether it has come true is asked afterwards. */
+#define GMEM_WAIT_FOR(_condition) do {				\
+	struct timespec _start;					\
+								\
+	clock_gettime(CLOCK_MONOTONIC, &_start);		\
+	while (!(_condition) && !gmem_is_late(_start))		\
+		usleep(10000);					\
+} while (0)
 
 struct gmem_pool_counts {
 	long nr;
@@ -111,19 +127,7 @@ static inline bool gmem_pool_is(u64 block_size, struct gmem_pool_counts want)
 /* Wait for blocks that are on their way back.  Return false if they are late. */
 static inline bool gmem_pool_becomes(u64 block_size, struct gmem_pool_counts want)
 {
-	struct timespec start, now;
-	long msecs;
-
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	do {
-		if (gmem_pool_is(block_size, want))
-			return true;
-		usleep(10000);
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		msecs = (now.tv_sec - start.tv_sec) * 1000 +
-			(now.tv_nsec - start.tv_nsec) / 1000000;
-	} while (msecs < GMEM_JOIN_MSECS);
-
+	GMEM_WAIT_FOR(gmem_pool_is(block_size, want));
 	return gmem_pool_is(block_size, want);
 }
 

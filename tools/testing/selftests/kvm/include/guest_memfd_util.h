@@ -113,14 +113,14 @@ static inline void gmem_check_direct_map(void)
 	if (missing == want)
 		return;
 
-	ksft_print_msg("A second after the tests %llu pages are out of the direct map, not %llu\n",
+	ksft_print_msg("After the tests %llu pages are out of the direct map, not %llu\n",
 		       (unsigned long long)missing, (unsigned long long)want);
 	fflush(stdout);
 	_exit(KSFT_FAIL);
 }
 
 /* Only blocks with a page that was broken may be lost. */
-static inline void gmem_check_pool(void)
+static inline bool gmem_pool_is_as_before(void)
 {
 	long nr_broken = (gmem_broken_kbytes() - gmem_before_tests.broken) /
 			 (GMEM_PAGE_SIZE / SZ_1K);
@@ -128,20 +128,25 @@ static inline void gmem_check_pool(void)
 	u64 block_size = gmem_block_size();
 	long nr_lost;
 
-	if (getpid() != gmem_before_tests.pid)
-		return;
-
 	if (nr_broken > 0) {
-		usleep(GMEM_JOIN_MSECS * 1000);
 		nr_lost = want.nr - gmem_pool_read(block_size, "nr_hugepages");
 		nr_lost = min(nr_lost, nr_broken);
 		want.free -= nr_lost;
 		want.nr -= nr_lost;
 	}
-	if (gmem_pool_becomes(block_size, want))
+	return gmem_pool_is(block_size, want);
+}
+
+static inline void gmem_check_pool(void)
+{
+	if (getpid() != gmem_before_tests.pid)
 		return;
 
-	ksft_print_msg("The pool was not as before a second after the tests\n");
+	GMEM_WAIT_FOR(gmem_pool_is_as_before());
+	if (gmem_pool_is_as_before())
+		return;
+
+	ksft_print_msg("The pool was not as before after the tests\n");
 	fflush(stdout);
 	_exit(KSFT_FAIL);
 }

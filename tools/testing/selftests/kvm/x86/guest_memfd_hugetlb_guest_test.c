@@ -355,8 +355,6 @@ TEST_F(huge, vcpus_user_space_and_fallocate_take_one_block_together)
 /* A page of it would be mapped again with its neighbours otherwise. */
 TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
 {
-	int tries;
-
 	if (!gmem_can_break_page(variant->block))
 		SKIP(return, "2 MiB only, and CONFIG_HWPOISON_INJECT");
 
@@ -364,11 +362,7 @@ TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
 	EXPECT_LEAVES(0, 2, 0);
 	gmem_break_page(self->mem + 5 * GMEM_PAGE_SIZE);
 	/* A worker takes it from the guest. */
-	for (tries = 0; tries < 100; tries++) {
-		if (count_leaves(self->vm).pages_2m == self->base.pages_2m + 1)
-			break;
-		usleep(10000);
-	}
+	GMEM_WAIT_FOR(count_leaves(self->vm).pages_2m == self->base.pages_2m + 1);
 
 	TOUCH(4, 1);
 	TOUCH(6, 1);

@@ -460,7 +460,7 @@ static void *exchange(void *arg)
 		    nvme_io(&dev->nvme, DISK_READ, HUGE_IOVA + to, 0) ||
 		    !holds(dev->memory + to, value))
 			__atomic_add_fetch(&neighbours->bad, 1, __ATOMIC_RELAXED);
-		neighbours->done++;
+		__atomic_add_fetch(&neighbours->done, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
 }
@@ -486,7 +486,9 @@ TEST_F_TIMEOUT(cut, neighbours_keep_their_translation, 1200)
 
 	neighbours.hole = next_hole(&seed);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, exchange, &neighbours));
-	for (round = 0; round < rounds; round++) {
+	/* The disk is to have met all states of the table, however slow it is */
+	for (round = 0; round < rounds || __atomic_load_n(&neighbours.done, __ATOMIC_RELAXED) <=
+					  rounds / 20; round++) {
 		uint64_t hole = next_hole(&seed), iova = HUGE_IOVA + hole;
 
 		__atomic_store_n(&neighbours.hole, hole, __ATOMIC_RELAXED);
@@ -501,11 +503,8 @@ TEST_F_TIMEOUT(cut, neighbours_keep_their_translation, 1200)
 	__atomic_store_n(&neighbours.stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, neighbours.bad);
-	EXPECT_EQ(rounds, round);
 	TH_LOG("%u rounds, %lu exchanges with the disk", round,
 	       neighbours.done);
-	/* Enough to have met all states of the table */
-	EXPECT_LT(rounds / 20, neighbours.done);
 }
 
 /* Neither the IOPTE of 1 GiB nor that of 4 KiB is left in the IOTLB */

@@ -69,10 +69,10 @@ static const struct holder_ops io_uring_ops = {
 #define CONFIGFS	"/sys/kernel/config"
 #define DISK		"gmem_test"
 #define DISK_CONFIG	CONFIGFS "/nullb/" DISK
-#define DISK_NSECS	"300000000"
+#define DISK_NSECS	"1000000000"
 /* As a file of blocks is not closed so fast. */
-#define DISK_NSECS_2M	"1000000000"
-#define DISK_NSECS_1G	"3000000000"
+#define DISK_NSECS_2M	"2000000000"
+#define DISK_NSECS_1G	"5000000000"
 
 static int disk_fd;
 static aio_context_t disk_ctx;
@@ -113,9 +113,13 @@ static bool make_disk(void)
 	       set_disk("power", "1");
 }
 
+/* Each test has a process of its own, which may exit as well. */
+static pid_t main_pid;
+
 static void remove_disk(void)
 {
-	rmdir(DISK_CONFIG);
+	if (getpid() == main_pid)
+		rmdir(DISK_CONFIG);
 }
 
 static bool open_disk(void)
@@ -284,10 +288,9 @@ TEST_F(last_close, block_waits_for_io_with_its_reservation_and_charge)
 
 int main(int argc, char **argv)
 {
-	int ret;
-
+	main_pid = getpid();
+	/* The harness exits by itself. */
+	TEST_ASSERT(!atexit(remove_disk), "atexit() failed");
 	gmem_check_pool_at_exit();
-	ret = test_harness_run(argc, argv);
-	remove_disk();
-	return ret;
+	return test_harness_run(argc, argv);
 }

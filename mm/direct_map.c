@@ -233,6 +233,19 @@ void direct_map_restore(struct page *page, unsigned long nr_pages)
 }
 
 /**
+ * direct_map_has() - is a page where the kernel can get at it?
+ * @page: the page
+ *
+ * Context: any.
+ * Return: false if it was taken out and has not come back, or has stayed out.
+ */
+bool direct_map_has(struct page *page)
+{
+	return !can_set_direct_map() || PageHighMem(page) ||
+	       kernel_page_present(page);
+}
+
+/**
  * direct_map_restore_unpoisoned() - a page is not broken after all
  * @page: the page, which nobody uses
  *
@@ -242,8 +255,7 @@ void direct_map_restore(struct page *page, unsigned long nr_pages)
  */
 void direct_map_restore_unpoisoned(struct page *page)
 {
-	if (!can_set_direct_map() || PageHighMem(page) ||
-	    kernel_page_present(page))
+	if (direct_map_has(page))
 		return;
 
 	/* It was taken out by itself, or others were put back around it. */

@@ -33,6 +33,7 @@ void direct_map_flush(struct direct_map_batch *batch);
 int direct_map_zap(struct page *page, unsigned long nr_pages);
 int folio_zap_direct_map(struct folio *folio);
 void direct_map_restore(struct page *page, unsigned long nr_pages);
+bool direct_map_has(struct page *page);
 void direct_map_restore_unpoisoned(struct page *page);
 unsigned long direct_map_nr_zapped(void);
 #else
@@ -59,6 +60,11 @@ static inline int folio_zap_direct_map(struct folio *folio)
 
 static inline void direct_map_restore(struct page *page, unsigned long nr_pages)
 {
+}
+
+static inline bool direct_map_has(struct page *page)
+{
+	return true;
 }
 
 static inline void direct_map_restore_unpoisoned(struct page *page)

@@ -12,6 +12,8 @@
 #include <linux/hugetlb.h>
 #include <linux/kprobes.h>
 #include <linux/memcontrol.h>
+#include <linux/memory_hotplug.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mount.h>
 #include <linux/pagemap.h>
@@ -305,6 +307,71 @@ static void page_that_broke_while_it_was_free_is_as_free_ones(struct kunit *test
 }
 #endif
 
+#ifdef CONFIG_MEMORY_FAILURE
+static void free_dropped_page(void *data)
+{
+	struct page *page = data;
+
+	ClearPageHWPoison(page);
+	atomic_long_dec(&num_poisoned_pages);
+	repair(page, 1);
+	set_page_refcounted(page);
+	__free_page(page);
+}
+
+/* Its last reference may be on its way to the allocator, which looks at the mark. */
+static void broken_page_without_references_stays_marked(struct kunit *test)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	KUNIT_ASSERT_EQ(test, 0, direct_map_zap(page, 1));
+	SetPageHWPoison(page);
+	atomic_long_inc(&num_poisoned_pages);
+	direct_map_restore(page, 1);
+	__free_page(page);
+	kunit_add_action(test, free_dropped_page, page);
+
+	KUNIT_EXPECT_EQ(test, -EBUSY, unpoison_memory(page_to_pfn(page)));
+	KUNIT_EXPECT_TRUE(test, PageHWPoison(page));
+	KUNIT_EXPECT_FALSE(test, kernel_page_present(page));
+}
+#endif
+
+#if defined(CONFIG_MEMORY_FAILURE) && defined(CONFIG_ZONE_DEVICE)
+/* Nothing is there; it has entries and struct pages, but must not be touched. */
+static struct page *plug_memory(struct kunit *test, struct dev_pagemap *pgmap)
+{
+	pgmap->type = MEMORY_DEVICE_GENERIC;
+	pgmap->nr_range = 1;
+	pgmap->range.end = round_down(mhp_get_pluggable_range(true).end,
+				      SZ_128M) - 1;
+	pgmap->range.start = pgmap->range.end + 1 - SZ_128M;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, memremap_pages(pgmap, NUMA_NO_NODE));
+	return pfn_to_page(PHYS_PFN(pgmap->range.start));
+}
+
+/* What the page that was broken said of itself is gone with it. */
+static void broken_page_leaves_no_hole_in_memory_that_comes_anew(struct kunit *test)
+{
+	struct dev_pagemap pgmap = {};
+	struct page *page;
+
+	page = plug_memory(test, &pgmap);
+	KUNIT_EXPECT_EQ(test, 0, direct_map_zap(page + 5, 1));
+	SetPageHWPoison(page + 5);
+	direct_map_restore(page + 5, 1);
+	ClearPageHWPoison(page + 5);
+	KUNIT_EXPECT_FALSE(test, kernel_page_present(page + 5));
+	memunmap_pages(&pgmap);
+
+	page = plug_memory(test, &pgmap);
+	KUNIT_EXPECT_TRUE(test, kernel_page_present(page + 5));
+	memunmap_pages(&pgmap);
+}
+#endif
+
 #ifdef CONFIG_X86_64
 static unsigned int level_of(struct page *page, pteval_t *val)
 {
@@ -374,6 +441,10 @@ static struct kunit_case range_cases[] = {
 #ifdef CONFIG_MEMORY_FAILURE
 	KUNIT_CASE(broken_page_stays_out_until_it_is_unpoisoned),
 	KUNIT_CASE(page_that_broke_while_it_was_free_is_as_free_ones),
+	KUNIT_CASE(broken_page_without_references_stays_marked),
+#ifdef CONFIG_ZONE_DEVICE
+	KUNIT_CASE(broken_page_leaves_no_hole_in_memory_that_comes_anew),
+#endif
 #endif
 #ifdef CONFIG_X86_64
 	KUNIT_CASE(large_entry_comes_back_whole),

@@ -350,6 +350,11 @@ static bool has_faulted(struct faulter *faulter)
 	return READ_ONCE(faulter->nr_faults);
 }
 
+static bool both_have_faulted(struct faulter *faulters)
+{
+	return has_faulted(&faulters[0]) && has_faulted(&faulters[1]);
+}
+
 static __thread sigjmp_buf faulter_jmpbuf;
 
 static void faulter_sigbus(int sig)
@@ -402,8 +407,7 @@ TEST_F_TIMEOUT(unheld, pages_that_others_fault_in_meanwhile_convert, TEST_TIMEOU
 	start_thread(&threads[1], populate_contested, &faulters[1]);
 
 	pace_start(&self->pace);
-	while (pace_step_until(&self->pace, has_faulted(&faulters[0]) &&
-					    has_faulted(&faulters[1]))) {
+	while (pace_step_until(&self->pace, both_have_faulted(faulters))) {
 		i = self->pace.steps;
 		if (i % 4 == 0)
 			gmem_punch_pages(self->fd, 0, NR_CONTESTED);

@@ -503,8 +503,10 @@ TEST_F_TIMEOUT(cut, neighbours_keep_their_translation, 1200)
 	__atomic_store_n(&neighbours.stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, neighbours.bad);
+	EXPECT_LE(rounds, round);
 	TH_LOG("%u rounds, %lu exchanges with the disk", round,
 	       neighbours.done);
+	EXPECT_LT(rounds / 20, neighbours.done);
 }
 
 /* Neither the IOPTE of 1 GiB nor that of 4 KiB is left in the IOTLB */

@@ -210,6 +210,8 @@ void guest_memfd_zero_folio(struct folio *folio);
  *	before it knows which
  * @GUEST_MEMFD_STALL_TAKEN: a fault or an allocation that has taken a block out of
  *	the pool and not zeroed it
+ * @GUEST_MEMFD_STALL_ALLOCATED: a fault or an allocation that has pages for a run of
+ *	a file and has not put them into the page cache
  * @GUEST_MEMFD_STALL_SPLIT: a fault or an allocation that has split a block, when
  *	no page of it has a reference or is in the page cache
  */
@@ -225,6 +227,7 @@ enum guest_memfd_stall_point {
 	GUEST_MEMFD_STALL_REMOVE,
 	GUEST_MEMFD_STALL_POISON,
 	GUEST_MEMFD_STALL_TAKEN,
+	GUEST_MEMFD_STALL_ALLOCATED,
 	GUEST_MEMFD_STALL_SPLIT,
 };
 

@@ -106,13 +106,12 @@ static int gmem_block_add_run(struct gmem_inode *gi, struct folio **folios,
 	unsigned int i, nr;
 	int added;
 
-	if (xa_load(&mapping->i_pages, start))
-		return 1;
-
 	nr = gmem_block_alloc_run(gi, folios, start, max, gfp);
+	/* Asked afterwards: others add pages, too, but nobody removes any. */
 	if (!nr)
-		return -ENOMEM;
+		return xa_load(&mapping->i_pages, start) ? 1 : -ENOMEM;
 
+	guest_memfd_stall(GUEST_MEMFD_STALL_ALLOCATED);
 	added = filemap_add_folios(mapping, folios, nr, start, gfp);
 	for (i = 0; i < nr; i++) {
 		if ((int)i < added) {

@@ -57,6 +57,7 @@ static struct gmem_stall gmem_stalls[] = {
 	[GUEST_MEMFD_STALL_REMOVE]	= { "remove" },
 	[GUEST_MEMFD_STALL_POISON]	= { "poison" },
 	[GUEST_MEMFD_STALL_TAKEN]	= { "taken" },
+	[GUEST_MEMFD_STALL_ALLOCATED]	= { "allocated" },
 	[GUEST_MEMFD_STALL_SPLIT]	= { "split" },
 };
 

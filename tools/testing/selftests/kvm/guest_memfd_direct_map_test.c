@@ -15,6 +15,7 @@
 #include "guest_memfd_direct_map.h"
 #include "guest_memfd_harness.h"
 #include "guest_memfd_hidden.h"
+#include "guest_memfd_stall.h"
 #include "guest_memfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
@@ -155,6 +156,44 @@ TEST_F(hidden, pages_that_are_allocated_around_others_are_out)
 	EXPECT_EQ(0x55, gmem_peek(page(5)));
 	EXPECT_EQ(0x66, gmem_peek(page(6)));
 	EXPECT_EQ(0x77, gmem_peek(page(NR_PAGES - 1)));
+}
+
+static long job_populate(void *arg)
+{
+	int *fd = arg;
+
+	return fallocate(*fd, FALLOC_FL_KEEP_SIZE, 0, NR_PAGES * GMEM_PAGE_SIZE);
+}
+
+/* Somebody else is faster with one page, when the others have been prepared. */
+#define EXPECT_ALLOCATION_MAKES_DO_WITH(which)					\
+do {										\
+	struct job job;								\
+										\
+	if (gmem_has_blocks())							\
+		SKIP(return, "blocks come one at a time");			\
+	if (!stall_is_supported())						\
+		SKIP(return, "no CONFIG_GUEST_MEMFD_STALL");			\
+										\
+	stall_arm("allocated");							\
+	job_start(&job, job_populate, &self->fd);				\
+	EXPECT_TRUE(stall_is_reached("allocated"));				\
+	gmem_poke(page(which), 0x55);						\
+	stall_release("allocated");						\
+	EXPECT_EQ(0, job_wait(&job));						\
+	EXPECT_EQ(NR_PAGES, gmem_fdinfo(self->fd, "allocated"));		\
+	EXPECT_EQ(0x55, gmem_peek(page(which)));				\
+	EXPECT_EXACTLY_THE_FILE_IS_OUT();					\
+} while (0)
+
+TEST_F(hidden, allocation_makes_do_with_a_first_page_that_comes_meanwhile)
+{
+	EXPECT_ALLOCATION_MAKES_DO_WITH(0);
+}
+
+TEST_F(hidden, allocation_makes_do_with_a_page_that_comes_meanwhile)
+{
+	EXPECT_ALLOCATION_MAKES_DO_WITH(40);
 }
 
 static void dirty_free_memory(size_t size)

@@ -305,9 +305,7 @@ static void page_that_broke_while_it_was_free_is_as_free_ones(struct kunit *test
 	KUNIT_ASSERT_EQ(test, 0, unpoison_memory(pfn));
 	KUNIT_EXPECT_EQ(test, present, kernel_page_present(page + 5));
 }
-#endif
 
-#ifdef CONFIG_MEMORY_FAILURE
 static void free_dropped_page(void *data)
 {
 	struct page *page = data;

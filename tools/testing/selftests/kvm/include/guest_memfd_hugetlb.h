@@ -28,14 +28,17 @@ static inline bool gmem_is_late(struct timespec start)
 	return timespec_elapsed(start).tv_sec >= GMEM_LATE_MSECS / 1000;
 }
 
-/* Wait for a condition; whether it has come true is asked afterwards. */
-#define GMEM_WAIT_FOR(_condition) do {				\
+/* Wait for a condition; is it true then? */
+#define GMEM_WAIT_FOR(_condition)				\
+({								\
 	struct timespec _start;					\
+	bool _is_true;						\
 								\
 	clock_gettime(CLOCK_MONOTONIC, &_start);		\
-	while (!(_condition) && !gmem_is_late(_start))		\
+	while (!(_is_true = (_condition)) && !gmem_is_late(_start))	\
 		usleep(10000);					\
-} while (0)
+	_is_true;						\
+})
 
 struct gmem_pool_counts {
 	long nr;
@@ -127,8 +130,7 @@ static inline bool gmem_pool_is(u64 block_size, struct gmem_pool_counts want)
 /* Wait for blocks that are on their way back.  Return false if they are late. */
 static inline bool gmem_pool_becomes(u64 block_size, struct gmem_pool_counts want)
 {
-	GMEM_WAIT_FOR(gmem_pool_is(block_size, want));
-	return gmem_pool_is(block_size, want);
+	return GMEM_WAIT_FOR(gmem_pool_is(block_size, want));
 }
 
 /* A line of a file of /proc: the number behind the name. */

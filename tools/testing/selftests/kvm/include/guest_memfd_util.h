@@ -142,8 +142,7 @@ static inline void gmem_check_pool(void)
 	if (getpid() != gmem_before_tests.pid)
 		return;
 
-	GMEM_WAIT_FOR(gmem_pool_is_as_before());
-	if (gmem_pool_is_as_before())
+	if (GMEM_WAIT_FOR(gmem_pool_is_as_before()))
 		return;
 
 	ksft_print_msg("The pool was not as before after the tests\n");

@@ -1118,7 +1118,7 @@ TEST_F(deferred, block_goes_back_though_nobody_gets_memory)
 	fail_everybody(filters, true);
 	close(pipes[0]);
 	close(pipes[1]);
-	GMEM_WAIT_FOR((is_back = pool_has_free(pool_fd, before.free)));
+	is_back = GMEM_WAIT_FOR(pool_has_free(pool_fd, before.free));
 	fail_everybody(filters, false);
 	EXPECT_TRUE(is_back);
 	EXPECT_TRUE(gmem_pool_is(SZ_2M, before));

@@ -362,7 +362,8 @@ TEST_F(huge, broken_page_makes_its_neighbours_small_and_is_an_error_of_the_vcpu)
 	EXPECT_LEAVES(0, 2, 0);
 	gmem_break_page(self->mem + 5 * GMEM_PAGE_SIZE);
 	/* A worker takes it from the guest. */
-	GMEM_WAIT_FOR(count_leaves(self->vm).pages_2m == self->base.pages_2m + 1);
+	EXPECT_TRUE(GMEM_WAIT_FOR(count_leaves(self->vm).pages_2m ==
+				  self->base.pages_2m + 1));
 
 	TOUCH(4, 1);
 	TOUCH(6, 1);

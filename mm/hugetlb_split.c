@@ -26,6 +26,12 @@
 /* Others that look at a folio by its frame number let go of it soon. */
 #define HUGETLB_FREEZE_TRIES	100
 
+/*
+ * What a folio that was taken is in.  Without a mapping unpoison_memory() would
+ * take the only reference for one of memory_failure()'s, and put it.
+ */
+static struct address_space hugetlb_taken_mapping;
+
 /**
  * hugetlb_take_folio() - take a folio out of the pool
  * @h: the pool
@@ -68,6 +74,8 @@ struct folio *hugetlb_take_folio(struct hstate *h,
 	/* From now on the subpool gets it back, and with it the reservation. */
 	hugetlb_set_folio_subpool(folio, spool);
 	folio_clear_hugetlb_restore_reserve(folio);
+	/* Until it is split, or free again. */
+	folio->mapping = &hugetlb_taken_mapping;
 	return folio;
 }
 

@@ -34,6 +34,9 @@
 /* Others that look at a folio by its frame number let go of it soon. */
 #define GMEM_SPLIT_TRIES	100
 
+/* What keeps blocks from being joined may be memory_failure(), and soon over. */
+#define GMEM_JOIN_NOW_TRIES	3
+
 /*
  * How often blocks that wait are looked at: they are back within a second of
  * the last reference.
@@ -166,7 +169,11 @@ EXPORT_SYMBOL_GPL(guest_memfd_supports_hugetlb);
  */
 static bool gmem_pool_fits(const struct hstate *h, unsigned long nr_blocks)
 {
-	unsigned long nr_pages = READ_ONCE(h->nr_huge_pages);
+	unsigned long nr_pages;
+
+	/* A free folio that is replaced is not counted for a moment. */
+	scoped_guard(spinlock_irq, &hugetlb_lock)
+		nr_pages = h->nr_huge_pages;
 
 	return nr_blocks <= nr_pages ||
 	       nr_blocks - nr_pages <= READ_ONCE(h->nr_overcommit_huge_pages);
@@ -244,11 +251,12 @@ void gmem_pool_put(struct gmem_pool *pool)
 	if (!refcount_dec_and_test(&pool->users))
 		return;
 
-	hugepage_put_subpool(pool->spool);
+	/* First: who sees that nothing is reserved finds nothing charged. */
 	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(pool->h),
 					    pool->nr_reserved *
 					    gmem_pool_nr_pages(pool),
 					    pool->rsvd);
+	hugepage_put_subpool(pool->spool);
 	/* Who only has RCU may still ask for the order of the inode. */
 	kfree_rcu(pool, rcu);
 }
@@ -323,6 +331,40 @@ static struct folio *gmem_block_take_folio(struct gmem_inode *gi,
 }
 
 /*
+ * Those that wait and that nobody holds any more.  The worker takes no lock that
+ * who waits for it may have: that of a pool only if it is free.
+ */
+static void gmem_join_now(void)
+{
+	mod_delayed_work(system_dfl_wq, &gmem_join_work, 0);
+	flush_delayed_work(&gmem_join_work);
+}
+
+/*
+ * The reservation may be that of a block that waits for no other reason than that
+ * nobody has looked at it since it was let go.
+ */
+static struct folio *gmem_block_take_folio_back(struct gmem_inode *gi,
+						struct gmem_block *block)
+{
+	struct folio *folio;
+	unsigned int tries;
+	bool waiting;
+
+	for (tries = 0; ; tries++) {
+		/* Asked before: it does not wait any more when it is back. */
+		waiting = atomic_long_read(&gi->pool->nr_waiting);
+		folio = gmem_block_take_folio(gi, block);
+		if (!IS_ERR(folio) || !waiting || tries == GMEM_JOIN_NOW_TRIES ||
+		    fatal_signal_pending(current))
+			return folio;
+		if (tries)
+			fsleep(1000);
+		gmem_join_now();
+	}
+}
+
+/*
  * The reservation of a block that goes back is for one that was borrowed, if
  * there is any: a file never has more reservations, and blocks of its
  * reservation, than it is large.  The reservation that was charged for the
@@ -381,7 +423,7 @@ static int gmem_take_and_split(struct gmem_inode *gi, struct gmem_block *block)
 	bool broken = true;
 
 	for (tries = 0; broken && tries < GMEM_TAKE_TRIES; tries++) {
-		folio = gmem_block_take_folio(gi, block);
+		folio = gmem_block_take_folio_back(gi, block);
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);
 

@@ -498,7 +498,30 @@ TEST_F(hugetlb, block_that_waits_is_shown_and_replaced_if_there_is_another)
 	kvm_close(pipes[0]);
 	kvm_close(pipes[1]);
 	EXPECT_POOL(-1, 0);
-	EXPECT_EQ(gmem_fdinfo(fd, "waiting"), 0);
+	EXPECT_TRUE(GMEM_WAIT_FOR(!gmem_fdinfo(fd, "waiting")));
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+}
+
+/* Looked at twice a second by then: whoever needs it does not wait for that. */
+TEST_F(hugetlb, block_that_was_held_is_had_again_as_soon_as_it_is_not)
+{
+	int fd = create(self, 1);
+	u8 *mem = gmem_map_pages(fd, self->nr_pages);
+	int pipes[2], rest;
+
+	ASSERT_EQ(pipe(pipes), 0);
+	page_to_pipe(pipes[1], mem);
+	rest = create(self, self->before.free - self->before.resv - 1);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block), -1);
+	EXPECT_EQ(errno, ENOSPC);
+	sleep(1);
+
+	kvm_close(pipes[0]);
+	kvm_close(pipes[1]);
+	EXPECT_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->block), 0);
+	kvm_close(rest);
 	kvm_munmap(mem, self->block);
 	kvm_close(fd);
 }
@@ -840,6 +863,36 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_o
 	want.resv = 0;
 	EXPECT_TRUE(gmem_pool_becomes(self->block, want));
 	gmem_pool_write(self->block, "nr_hugepages", self->before.nr);
+}
+
+/* Only the file has a reference, and memory_failure() none that could be put. */
+TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_not_unpoisoned_meanwhile)
+{
+	static struct job taker;
+	static int fd;
+	u64 head;
+	u8 *mem;
+
+	if (!gmem_can_break_page(self->block) || !stall_is_supported())
+		SKIP(return, "2 MiB only, CONFIG_HWPOISON_INJECT and CONFIG_GUEST_MEMFD_STALL");
+
+	fd = create(self, 1);
+	mem = gmem_map_pages(fd, self->nr_pages);
+	head = gmem_pfn(mem);
+	gmem_punch_pages(fd, 0, self->nr_pages);
+
+	stall_arm("taken");
+	job_start(&taker, allocate_job, &fd);
+	ASSERT_TRUE(stall_is_reached("taken"));
+	gmem_break_pfn(head + 5);
+	EXPECT_FALSE(gmem_write_pfn(GMEM_UNPOISON_PFN, head));
+	EXPECT_EQ(errno, EBUSY);
+	stall_release("taken");
+	EXPECT_EQ(job_wait(&taker), 0);
+
+	kvm_munmap(mem, self->block);
+	kvm_close(fd);
+	EXPECT_BLOCK_LOST();
 }
 
 /*

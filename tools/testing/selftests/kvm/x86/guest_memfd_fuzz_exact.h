@@ -24,6 +24,8 @@
 /* What is allocated at once. */
 #define EXACT_MAX_ALLOCATION	64
 #define EXACT_LOOKED_AT		((u64)12)
+/* What a fault maps around its page, at most. */
+#define EXACT_AROUND_PAGES	(SZ_64K / MODEL_PAGE_SIZE)
 
 struct exact_mapping {
 	pthread_rwlock_t lock;
@@ -350,9 +352,22 @@ static enum fuzz_outcome exact_kernel_write(struct fuzz_thread *t, const u64 *r)
 }
 
 /* A child sees what its parent does. */
+/*
+ * What a fault may map around its page.  A child that exits has references to all
+ * of that for longer than a conversion waits.
+ */
+static void exact_take_neighbours(struct exact_range *range)
+{
+	u64 first = range->first - min(range->first, (u64)EXACT_AROUND_PAGES);
+	u64 end = min(exact_end(range) + EXACT_AROUND_PAGES, range->file->model.nr_pages);
+
+	range->first = first;
+	range->nr = end - first;
+}
+
 static enum fuzz_outcome exact_fork(struct fuzz_thread *t, const u64 *r)
 {
-	struct exact_range range;
+	struct exact_range range, around;
 	u64 words[MODEL_WORDS], page;
 	int status;
 	bool ok;
@@ -361,7 +376,9 @@ static enum fuzz_outcome exact_fork(struct fuzz_thread *t, const u64 *r)
 	if (!exact_take_mapped(t, r, 8, &range))
 		return OUT_SKIPPED;
 
-	exact_lock_shared(&range);
+	around = range;
+	exact_take_neighbours(&around);
+	exact_lock_shared(&around);
 	pthread_rwlock_rdlock(&exact_children);
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "fork() failed");
@@ -384,7 +401,7 @@ static enum fuzz_outcome exact_fork(struct fuzz_thread *t, const u64 *r)
 	for (page = range.first; page < exact_end(&range); page++)
 		if (!model_is_private(&range.file->model, page))
 			model_allocate(&range.file->model, page, 1);
-	exact_unlock(&range);
+	exact_unlock(&around);
 	exact_drop(&range);
 	return OUT_OK;
 }

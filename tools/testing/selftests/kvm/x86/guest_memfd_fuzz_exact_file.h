@@ -100,8 +100,11 @@ static void exact_break_page(struct fuzz_thread *t, struct exact_range *range)
 	u64 pfn, error_page;
 	u64 words[MODEL_WORDS];
 
-	exact_peek(t, range->file, range->first, addr, false);
-	pfn = fuzz_pfn(addr);
+	/* Others may unmap it, not convert it. */
+	do {
+		exact_peek(t, range->file, range->first, addr, false);
+		pfn = fuzz_pfn(addr);
+	} while (!pfn && !READ_ONCE(fuzz.failed));
 
 	fuzz_expect(t, index, range->first, "MADV_HWPOISON", 0, fuzz_poison(addr));
 	if (fuzz_user_read(addr, words))

@@ -25,7 +25,7 @@
 #define EXACT_MAX_ALLOCATION	64
 #define EXACT_LOOKED_AT		((u64)12)
 /* What a fault maps around its page, at most. */
-#define EXACT_AROUND_PAGES	(SZ_64K / MODEL_PAGE_SIZE)
+#define EXACT_AROUND_PAGES	((u64)SZ_64K / MODEL_PAGE_SIZE)
 
 struct exact_mapping {
 	pthread_rwlock_t lock;
@@ -358,7 +358,7 @@ static enum fuzz_outcome exact_kernel_write(struct fuzz_thread *t, const u64 *r)
  */
 static void exact_take_neighbours(struct exact_range *range)
 {
-	u64 first = range->first - min(range->first, (u64)EXACT_AROUND_PAGES);
+	u64 first = range->first - min(range->first, EXACT_AROUND_PAGES);
 	u64 end = min(exact_end(range) + EXACT_AROUND_PAGES, range->file->model.nr_pages);
 
 	range->first = first;

@@ -9,6 +9,7 @@
  */
 #include <linux/bitops.h>
 #include <linux/delay.h>
+#include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/memcontrol.h>
@@ -28,9 +29,12 @@
 
 /*
  * What a folio that was taken is in.  Without a mapping unpoison_memory() would
- * take the only reference for one of memory_failure()'s, and put it.
+ * take the only reference for one of memory_failure()'s, and put it, as it does
+ * to a folio that is just being allocated, for hugetlbfs or for this.
  */
-static struct address_space hugetlb_taken_mapping;
+static struct address_space hugetlb_taken_mapping = {
+	.a_ops = &empty_aops,
+};
 
 /**
  * hugetlb_take_folio() - take a folio out of the pool

@@ -109,7 +109,10 @@ struct gmem_block {
 };
 
 static void gmem_join_waiting(struct work_struct *work);
+static int gmem_join_now(struct gmem_pool *pool);
 
+/* Held by who has taken blocks off gmem_waiting, until they are joined or back. */
+static DEFINE_MUTEX(gmem_join_lock);
 static DEFINE_SPINLOCK(gmem_waiting_lock);	/* gmem_waiting, gmem_join_* */
 static LIST_HEAD(gmem_waiting);
 static unsigned long gmem_join_delay;
@@ -331,16 +334,6 @@ static struct folio *gmem_block_take_folio(struct gmem_inode *gi,
 }
 
 /*
- * Those that wait and that nobody holds any more.  The worker takes no lock that
- * who waits for it may have: that of a pool only if it is free.
- */
-static void gmem_join_now(void)
-{
-	mod_delayed_work(system_dfl_wq, &gmem_join_work, 0);
-	flush_delayed_work(&gmem_join_work);
-}
-
-/*
  * The reservation may be that of a block that waits for no other reason than that
  * nobody has looked at it since it was let go.
  */
@@ -350,17 +343,22 @@ static struct folio *gmem_block_take_folio_back(struct gmem_inode *gi,
 	struct folio *folio;
 	unsigned int tries;
 	bool waiting;
+	int err;
 
 	for (tries = 0; ; tries++) {
 		/* Asked before: it does not wait any more when it is back. */
 		waiting = atomic_long_read(&gi->pool->nr_waiting);
 		folio = gmem_block_take_folio(gi, block);
-		if (!IS_ERR(folio) || !waiting || tries == GMEM_JOIN_NOW_TRIES ||
-		    fatal_signal_pending(current))
+		if (!IS_ERR(folio) || !waiting || tries == GMEM_JOIN_NOW_TRIES)
 			return folio;
+
 		if (tries)
 			fsleep(1000);
-		gmem_join_now();
+		else
+			lru_add_drain_all();
+		err = gmem_join_now(gi->pool);
+		if (err)
+			return ERR_PTR(err);
 	}
 }
 
@@ -670,25 +668,14 @@ static void gmem_blocks_retry(struct list_head *held)
 	}
 }
 
-static void gmem_join_waiting(struct work_struct *work)
+/* Of blocks that were waiting, those that nobody holds; the others wait again. */
+static void gmem_join_blocks(struct list_head *blocks)
 {
 	struct gmem_block *block, *next;
-	unsigned long delay;
-	LIST_HEAD(blocks);
-	bool drain;
 
-	spin_lock(&gmem_waiting_lock);
-	list_splice_init(&gmem_waiting, &blocks);
-	delay = gmem_join_delay;
-	gmem_join_delay = min(2 * delay, GMEM_JOIN_DELAY_MAX);
-	drain = delay < GMEM_JOIN_DELAY_MAX ||
-		!(gmem_join_rounds++ % GMEM_JOIN_DRAIN);
-	spin_unlock(&gmem_waiting_lock);
+	lockdep_assert_held(&gmem_join_lock);
 
-	if (drain)
-		lru_add_drain_all();
-
-	list_for_each_entry_safe(block, next, &blocks, waiting) {
+	list_for_each_entry_safe(block, next, blocks, waiting) {
 		struct gmem_pool *pool = block->pool;
 
 		list_del(&block->waiting);
@@ -703,6 +690,60 @@ static void gmem_join_waiting(struct work_struct *work)
 		gmem_pool_put(pool);
 		cond_resched();
 	}
+}
+
+/*
+ * What is on the list has the worker queued, or waiting for gmem_join_lock: that
+ * goes for what comes back to it as well.
+ */
+static int gmem_join_now(struct gmem_pool *pool)
+{
+	struct gmem_block *block, *next;
+	LIST_HEAD(others);
+	LIST_HEAD(blocks);
+
+	if (mutex_lock_killable(&gmem_join_lock))
+		return -EINTR;
+
+	/* There may be many. */
+	spin_lock(&gmem_waiting_lock);
+	list_splice_init(&gmem_waiting, &others);
+	spin_unlock(&gmem_waiting_lock);
+	list_for_each_entry_safe(block, next, &others, waiting) {
+		if (block->pool == pool)
+			list_move_tail(&block->waiting, &blocks);
+		cond_resched();
+	}
+
+	gmem_join_blocks(&blocks);
+
+	spin_lock(&gmem_waiting_lock);
+	list_splice(&others, &gmem_waiting);
+	spin_unlock(&gmem_waiting_lock);
+	mutex_unlock(&gmem_join_lock);
+	return 0;
+}
+
+static void gmem_join_waiting(struct work_struct *work)
+{
+	unsigned long delay;
+	LIST_HEAD(blocks);
+	bool drain;
+
+	guard(mutex)(&gmem_join_lock);
+
+	spin_lock(&gmem_waiting_lock);
+	list_splice_init(&gmem_waiting, &blocks);
+	delay = gmem_join_delay;
+	gmem_join_delay = min(2 * delay, GMEM_JOIN_DELAY_MAX);
+	drain = delay < GMEM_JOIN_DELAY_MAX ||
+		!(gmem_join_rounds++ % GMEM_JOIN_DRAIN);
+	spin_unlock(&gmem_waiting_lock);
+
+	if (drain)
+		lru_add_drain_all();
+
+	gmem_join_blocks(&blocks);
 
 	spin_lock(&gmem_waiting_lock);
 	if (!list_empty(&gmem_waiting))

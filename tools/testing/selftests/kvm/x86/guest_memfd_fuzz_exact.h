@@ -351,7 +351,6 @@ static enum fuzz_outcome exact_kernel_write(struct fuzz_thread *t, const u64 *r)
 	return fuzz_outcome_of(found);
 }
 
-/* A child sees what its parent does. */
 /*
  * What a fault may map around its page.  A child that exits has references to all
  * of that for longer than a conversion waits.
@@ -365,6 +364,7 @@ static void exact_take_neighbours(struct exact_range *range)
 	range->nr = end - first;
 }
 
+/* A child sees what its parent does. */
 static enum fuzz_outcome exact_fork(struct fuzz_thread *t, const u64 *r)
 {
 	struct exact_range range, around;

@@ -668,8 +668,11 @@ static void gmem_blocks_retry(struct list_head *held)
 	}
 }
 
-/* Of blocks that were waiting, those that nobody holds; the others wait again. */
-static void gmem_join_blocks(struct list_head *blocks)
+/*
+ * Of blocks that were waiting, those that nobody holds, of one pool or, without
+ * @only, of all; the others wait again.
+ */
+static void gmem_join_blocks(struct list_head *blocks, struct gmem_pool *only)
 {
 	struct gmem_block *block, *next;
 
@@ -680,7 +683,7 @@ static void gmem_join_blocks(struct list_head *blocks)
 
 		list_del(&block->waiting);
 		refcount_inc(&pool->users);
-		if (gmem_block_try_join(block, false)) {
+		if ((!only || pool == only) && gmem_block_try_join(block, false)) {
 			atomic_long_dec(&pool->nr_waiting);
 		} else {
 			spin_lock(&gmem_waiting_lock);
@@ -698,28 +701,17 @@ static void gmem_join_blocks(struct list_head *blocks)
  */
 static int gmem_join_now(struct gmem_pool *pool)
 {
-	struct gmem_block *block, *next;
-	LIST_HEAD(others);
 	LIST_HEAD(blocks);
 
 	if (mutex_lock_killable(&gmem_join_lock))
 		return -EINTR;
 
-	/* There may be many. */
+	/* All, for a walk without the lock that others have to wait for. */
 	spin_lock(&gmem_waiting_lock);
-	list_splice_init(&gmem_waiting, &others);
+	list_splice_init(&gmem_waiting, &blocks);
 	spin_unlock(&gmem_waiting_lock);
-	list_for_each_entry_safe(block, next, &others, waiting) {
-		if (block->pool == pool)
-			list_move_tail(&block->waiting, &blocks);
-		cond_resched();
-	}
 
-	gmem_join_blocks(&blocks);
-
-	spin_lock(&gmem_waiting_lock);
-	list_splice(&others, &gmem_waiting);
-	spin_unlock(&gmem_waiting_lock);
+	gmem_join_blocks(&blocks, pool);
 	mutex_unlock(&gmem_join_lock);
 	return 0;
 }
@@ -743,7 +735,7 @@ static void gmem_join_waiting(struct work_struct *work)
 	if (drain)
 		lru_add_drain_all();
 
-	gmem_join_blocks(&blocks);
+	gmem_join_blocks(&blocks, NULL);
 
 	spin_lock(&gmem_waiting_lock);
 	if (!list_empty(&gmem_waiting))

@@ -633,6 +633,14 @@ static long unpoison_job(void *pfn)
 	gmem_break_pfn(_pfn);						\
 } while (0)
 
+/* The same before it is zeroed. */
+#define BREAK_TAKEN_BLOCK(_taker, _fd, _pfn) do {			\
+	stall_arm("taken");						\
+	job_start(_taker, allocate_job, _fd);				\
+	ASSERT_TRUE(stall_is_reached("taken"));				\
+	gmem_break_pfn(_pfn);						\
+} while (0)
+
 /* memory_failure() has no reference of such a page, so there is none to give back. */
 TEST_F(hugetlb, page_that_is_unpoisoned_on_its_way_into_the_file_stays_there)
 {
@@ -842,10 +850,7 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_a_loss_of_its_own_file_o
 	pfn = gmem_pfn(mem + 5 * GMEM_PAGE_SIZE);
 	gmem_punch_pages(fd, 0, self->nr_pages);
 
-	stall_arm("taken");
-	job_start(&taker, allocate_job, &fd);
-	ASSERT_TRUE(stall_is_reached("taken"));
-	gmem_break_pfn(pfn);
+	BREAK_TAKEN_BLOCK(&taker, &fd, pfn);
 	stall_release("taken");
 	EXPECT_EQ(job_wait(&taker), -1);
 	want.nr = NR_BLOCKS;
@@ -881,10 +886,7 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_not_unpoisoned_meanwhile
 	head = gmem_pfn(mem);
 	gmem_punch_pages(fd, 0, self->nr_pages);
 
-	stall_arm("taken");
-	job_start(&taker, allocate_job, &fd);
-	ASSERT_TRUE(stall_is_reached("taken"));
-	gmem_break_pfn(head + 5);
+	BREAK_TAKEN_BLOCK(&taker, &fd, head + 5);
 	EXPECT_FALSE(gmem_write_pfn(GMEM_UNPOISON_PFN, head));
 	EXPECT_EQ(errno, EBUSY);
 	stall_release("taken");
@@ -906,10 +908,7 @@ TEST_F(hugetlb, block_that_broke_while_it_was_zeroed_is_not_unpoisoned_meanwhile
 										\
 	(_head) = gmem_pfn((_files)->mem);					\
 	gmem_punch_pages((_files)->fd, 0, self->nr_pages);			\
-	stall_arm("taken");							\
-	job_start(&_taker, allocate_job, &(_files)->fd);			\
-	ASSERT_TRUE(stall_is_reached("taken"));					\
-	gmem_break_pfn((_head) + 5);						\
+	BREAK_TAKEN_BLOCK(&_taker, &(_files)->fd, (_head) + 5);			\
 	/* It says EHWPOISON of a folio that is broken already. */		\
 	for (_i = 6; _i < 9; _i++)						\
 		gmem_write_pfn(GMEM_CORRUPT_PFN, (_head) + _i);			\
